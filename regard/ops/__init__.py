@@ -1,0 +1,11 @@
+"""The operations everything stands on: attend, its engines, and the merging of partial attention."""
+
+from regard.ops.attend import attend as attend
+from regard.ops.attend import explain as explain
+from regard.ops.engine import Engine as Engine
+from regard.ops.problem import Problem as Problem
+from regard.ops.problem import Rows as Rows
+from regard.ops.problem import View as View
+from regard.ops.rows import RowBlocks as RowBlocks
+from regard.ops.state import State as State
+from regard.ops.state import merge as merge
