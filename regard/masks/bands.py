@@ -1,87 +1,44 @@
-"""Masks that depend on the distance between query and key, or on one of them alone."""
+"""The everyday masks: causal, windows, sinks, chunks, strides."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from regard.masks.axis import FAR
 from regard.masks.base import Mask
-from regard.masks.grid import Bounds, Grid
-
-FAR = 1 << 40  # farther than any distance
-
-
-@dataclass(frozen=True, eq=False)
-class Band(Mask):
-    """Keys at a distance `least <= i // block - j // block <= most`."""
-
-    least: int
-    most: int
-    block: int = 1
-
-    def at(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        distance = i - j if self.block == 1 else i // self.block - j // self.block
-        if self.most >= FAR:
-            return distance >= self.least
-        if self.least <= -FAR:
-            return distance <= self.most
-        return (distance >= self.least) & (distance <= self.most)
-
-    def bounds(self, grid: Grid) -> Bounds:
-        low, high = distances(grid, self.block)
-        may = (high >= self.least) & (low <= self.most)
-        must = (low >= self.least) & (high <= self.most)
-        if grid.contiguous or self.most >= FAR or self.least <= -FAR:
-            return Bounds.exact(may, must)
-        # Both extreme distances occur in the tile; what lies between them need not.
-        inside = ((low >= self.least) & (low <= self.most)) | ((high >= self.least) & (high <= self.most))
-        return Bounds(may, must, inside & ~must)
-
-    def keys(self, grid: Grid) -> list[Tensor] | None:
-        return distance_keys(grid, self.block)
-
-    def __repr__(self) -> str:
-        if self.block == 1 and self.least == 0 and self.most >= FAR:
-            return "causal()"
-        if self.block == 1 and abs(self.least) < FAR and self.most < FAR:
-            return f"window({self.most + 1}, ahead={-self.least})"
-        return f"Band({self.least}, {self.most}, block={self.block})"
+from regard.masks.bounds import Array, Bounds
+from regard.masks.distance import Band, Strided
+from regard.masks.grid import Grid
+from regard.masks.patterns import Spot
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class First(Mask):
-    """The keys before position `count`, for every query."""
+    """The keys before position `stop`, for every query."""
 
-    count: int
-    name: str = "sinks"
+    stop: int
+    name: str = field(default="sinks", compare=False)
 
     def at(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return (j < self.count) & (i == i)
+        return torch.broadcast_tensors(j < self.stop, i)[0]
 
     def bounds(self, grid: Grid) -> Bounds:
-        low, high = grid.key
-        return Bounds.exact(low < self.count, high < self.count)
+        first, last = grid.k.first[..., None, :], grid.k.last[..., None, :]
+        return Bounds.exact(first < self.stop, last < self.stop)
 
-    def keys(self, grid: Grid) -> list[Tensor] | None:
-        return [grid.key[0].clamp(max=self.count)]
+    def signature(self, spot: Spot) -> list[Array]:
+        return [np.clip(spot.k_base, self.stop - spot.grid.cols, self.stop)]
+
+    @property
+    def structural(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
-        return f"{self.name}({self.count})"
-
-
-def distances(grid: Grid, block: int = 1) -> tuple[Tensor, Tensor]:
-    """Least and greatest distance between a query's and a key's block in each tile."""
-    (i0, i1), (j0, j1) = grid.query, grid.key
-    return i0 // block - j1 // block, i1 // block - j0 // block
-
-
-def distance_keys(grid: Grid, block: int = 1) -> list[Tensor]:
-    """What fixes the pattern of a mask on block distances: the tile's distance and its phase in the blocks."""
-    i0, j0 = grid.query[0], grid.key[0]
-    if block == 1:
-        return [i0 - j0]
-    return [i0 // block - j0 // block, i0 % block, j0 % block]
+        return f"{self.name}({self.stop})"
 
 
 def causal() -> Mask:
@@ -119,3 +76,36 @@ def prefix(length: int) -> Mask:
     if length < 0:
         raise ValueError(f"prefix's length must be at least 0; got {length}.")
     return First(length, "prefix")
+
+
+def chunks(size: int) -> Mask:
+    """Keys in the query's own chunk: i // size == j // size.
+
+    Raises: ValueError where size < 1.
+    """
+    if size < 1:
+        raise ValueError(f"chunks' size must be at least 1; got {size}.")
+    return Band(0, 0, size)
+
+
+def dilated(window: int, step: int) -> Mask:
+    """`window` keys at distances 0, step, 2 * step, ... before the query.
+
+    Raises: ValueError where window < 1 or step < 1.
+    Source: "Longformer", 2004.05150, section 3.1 (dilated sliding window; this is its causal half).
+    """
+    if window < 1:
+        raise ValueError(f"dilated's window must be at least 1 (it counts the query's own position); got {window}.")
+    if step < 1:
+        raise ValueError(f"dilated's step must be at least 1; got {step}.")
+    return Strided(step, (window - 1) * step)
+
+
+def strided(step: int) -> Mask:
+    """Keys at a distance that is a multiple of `step`, before and after the query.
+
+    Raises: ValueError where step < 1.
+    """
+    if step < 1:
+        raise ValueError(f"strided's step must be at least 1; got {step}.")
+    return Strided(step)

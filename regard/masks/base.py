@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from regard.masks.grid import Bounds, Grid, positions
-from regard.masks.plan import TilePlan, plan
+from regard.errors import ShapeError
+from regard.masks.bounds import EVERY_PAIR, UNKNOWN, Array, Bounds
+from regard.masks.grid import Grid, positions
+from regard.masks.patterns import Spot
+from regard.masks.plan import TilePlan, lead_axes, plan
 
 
 class Mask:
@@ -24,24 +28,51 @@ class Mask:
 
     def bounds(self, grid: Grid) -> Bounds:
         """What is certain about each tile; tiles left undecided are settled by evaluating them."""
-        return grid.unknown
+        return UNKNOWN
 
-    def keys(self, grid: Grid) -> list[Tensor] | None:
-        """Integers that fix a tile's pattern on a contiguous grid, each broadcasting to [B, H, Tq, Tk]; None: unknown."""
-        return None
+    def signature(self, spot: Spot) -> list[Array]:
+        """Integers [K] that fix the patterns of solid tiles, together with their sizes."""
+        known = spot.grid.bounds(self)
+        down, across = spot.grid.shape
+        own = ((spot.b * (int(spot.h.max()) + 1) + spot.h) * down + spot.r) * across + spot.c
+        return [np.where(spot.tiles(known.must), -1, np.where(spot.tiles(known.may), own, -2))]
+
+    @property
+    def parts(self) -> tuple[Mask, ...]:
+        """The masks that this one is made of."""
+        return ()
+
+    @property
+    def axes(self) -> tuple[int, int]:
+        """Sizes of the batch and head axes that the mask itself has; 1 where it does not vary."""
+        return joint_axes(*self.parts)
+
+    @property
+    def structural(self) -> bool:
+        """Whether equal masks are the same mask: it holds numbers only, no tensors or functions."""
+        return bool(self.parts) and all(part.structural for part in self.parts)
+
+    @property
+    def grain(self) -> tuple[int, int] | None:
+        """Queries and keys to a cell where pairs were chosen cell by cell, the finest of the parts'; else None."""
+        found = [part.grain for part in self.parts if part.grain is not None]
+        return (min(rows for rows, _ in found), min(cols for _, cols in found)) if found else None
+
+    def ready(self) -> None:
+        """Compute once what questions by scalars need; `flex()` calls it, as nothing may be kept while tracing."""
+        for part in self.parts:
+            part.ready()
 
     def __call__(self, i: Tensor, j: Tensor) -> Tensor:
         """Answer for position tensors whose leading axes, if any, are batch and head."""
-        axes = max(i.dim(), j.dim())
-        b = _leading(i, j, axes, 4)
-        h = _leading(i, j, axes, 3)
-        return self.at(b, h, i, j)
+        most = max(i.dim(), j.dim())
+        return self.at(_leading(i, j, most, 4), _leading(i, j, most, 3), i, j)
 
     def __and__(self, other: Mask) -> Mask:
-        return Both(self, other)
+        return Both(self, other) if isinstance(other, Mask) else NotImplemented
 
     def __or__(self, other: Mask) -> Mask:
-        return Either(self, other)
+        return Either(self, other) if isinstance(other, Mask) else NotImplemented
 
     def __invert__(self) -> Mask:
         return Negated(self)
@@ -62,11 +93,18 @@ class Mask:
         Shapes: [B, H, N, M] boolean, with axes of 1 where neither the mask nor the positions vary.
         """
         M = N if M is None else M
+        if device is None:
+            device = next((given.device for given in (q_positions, k_positions) if given is not None), None)
         i = positions(q_positions, N, M - N, "q_positions", device).unsqueeze(-1)
-        j = positions(k_positions, M, 0, "k_positions", i.device).unsqueeze(-2)
-        b = torch.arange(max(batch, i.shape[0], j.shape[0]), device=i.device).view(-1, 1, 1, 1)
-        h = torch.arange(max(heads, i.shape[1], j.shape[1]), device=i.device).view(1, -1, 1, 1)
-        seen = self.at(b, h, i, j) & (i >= 0) & (j >= 0)
+        j = positions(k_positions, M, 0, "k_positions", device).unsqueeze(-2)
+        B, H = lead_axes(self, batch, heads, i.shape, j.shape, wanted=True)
+        b = torch.arange(B, device=i.device).view(-1, 1, 1, 1)
+        h = torch.arange(H, device=i.device).view(1, -1, 1, 1)
+        seen = self.at(b, h, i.clamp(min=0), j.clamp(min=0))
+        if q_positions is not None or N > M:
+            seen = seen & (i >= 0)
+        if k_positions is not None:
+            seen = seen & (j >= 0)
         return seen.expand(*seen.shape[:2], N, M)
 
     def tiles(
@@ -81,36 +119,77 @@ class Mask:
         k_positions: Tensor | None = None,
         device: torch.device | str | None = None,
     ) -> TilePlan:
-        """Every tile classified exactly as EMPTY, PARTIAL or FULL, in time that grows with the number of tiles."""
+        """Every tile classified exactly as EMPTY, PARTIAL or FULL, in time that grows with the number of tiles.
+
+        Raises: ValueError where the size is below 1; ShapeError where batch or head axes do not fit together.
+        """
         grid = Grid.of(N, N if M is None else M, size, q_positions, k_positions, device)
         return plan(self, grid, batch, heads)
 
-    def count(self, N: int, M: int | None = None, **where: object) -> float:
+    def count(
+        self,
+        N: int,
+        M: int | None = None,
+        size: int | tuple[int, int] = 128,
+        *,
+        batch: int = 1,
+        heads: int = 1,
+        q_positions: Tensor | None = None,
+        k_positions: Tensor | None = None,
+    ) -> float:
         """Visible pairs, averaged over the batch and head axes."""
-        return self.tiles(N, M, **where).count()  # type: ignore[arg-type]
+        given = {"batch": batch, "heads": heads, "q_positions": q_positions, "k_positions": k_positions}
+        return self.tiles(N, M, size, **given).count()
 
-    def density(self, N: int, M: int | None = None, **where: object) -> float:
+    def density(
+        self,
+        N: int,
+        M: int | None = None,
+        size: int | tuple[int, int] = 128,
+        *,
+        batch: int = 1,
+        heads: int = 1,
+        q_positions: Tensor | None = None,
+        k_positions: Tensor | None = None,
+    ) -> float:
         """Share of the N x M pairs that is visible."""
-        return self.count(N, M, **where) / (N * (N if M is None else M))
+        given = {"batch": batch, "heads": heads, "q_positions": q_positions, "k_positions": k_positions}
+        return self.tiles(N, M, size, **given).density()
 
     def flex(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-        """The mask as FlexAttention's `mask_mod(b, h, q_idx, kv_idx)`."""
+        """The mask as FlexAttention's `mask_mod(b, h, q_idx, kv_idx)`, with positions as indices."""
+        self.ready()
         return self.at
 
 
-def _leading(i: Tensor, j: Tensor, axes: int, place: int) -> Tensor:
+def _leading(i: Tensor, j: Tensor, most: int, place: int) -> Tensor:
+    if most < place:
+        return torch.zeros((), dtype=torch.int64, device=i.device)
     size = max(t.shape[-place] if t.dim() >= place else 1 for t in (i, j))
-    shape = [1] * axes
-    if axes >= place:
-        shape[axes - place] = size
-    return torch.arange(size, device=i.device).view(shape) if axes >= place else i.new_zeros(())
+    shape = [1] * most
+    shape[most - place] = size
+    return torch.arange(size, device=i.device).view(shape)
 
 
-def _joined(a: list[Tensor] | None, b: list[Tensor] | None) -> list[Tensor] | None:
-    return None if a is None or b is None else a + [t for t in b if not any(t is s for s in a)]
+def joint_axes(*masks: Mask) -> tuple[int, int]:
+    """Sizes of the batch and head axes of several masks together.
+
+    Raises: ShapeError where they differ.
+    """
+    found = []
+    every = [mask.axes for mask in masks]
+    if all(axes == (1, 1) for axes in every):
+        return 1, 1
+    for name, sizes in zip(("batch", "head"), zip(*every, strict=True), strict=True):
+        large = {size for size in sizes if size > 1}
+        if len(large) > 1:
+            shown = " and ".join(f"{mask!r} has {size}" for mask, size in zip(masks, sizes, strict=True) if size > 1)
+            raise ShapeError(f"Masks differ in their {name} axes: {shown}. Give all the same size, or 1.")
+        found.append(max(sizes, default=1))
+    return found[0], found[1]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Both(Mask):
     """Pairs that both masks allow."""
 
@@ -121,16 +200,20 @@ class Both(Mask):
         return self.a.at(b, h, i, j) & self.b.at(b, h, i, j)
 
     def bounds(self, grid: Grid) -> Bounds:
-        return self.a.bounds(grid) & self.b.bounds(grid)
+        return grid.bounds(self.a) & grid.bounds(self.b)
 
-    def keys(self, grid: Grid) -> list[Tensor] | None:
-        return _joined(self.a.keys(grid), self.b.keys(grid))
+    def signature(self, spot: Spot) -> list[Array]:
+        return self.a.signature(spot) + self.b.signature(spot)
+
+    @property
+    def parts(self) -> tuple[Mask, ...]:
+        return self.a, self.b
 
     def __repr__(self) -> str:
         return f"({self.a!r} & {self.b!r})"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Either(Mask):
     """Pairs that at least one mask allows."""
 
@@ -141,16 +224,20 @@ class Either(Mask):
         return self.a.at(b, h, i, j) | self.b.at(b, h, i, j)
 
     def bounds(self, grid: Grid) -> Bounds:
-        return self.a.bounds(grid) | self.b.bounds(grid)
+        return grid.bounds(self.a) | grid.bounds(self.b)
 
-    def keys(self, grid: Grid) -> list[Tensor] | None:
-        return _joined(self.a.keys(grid), self.b.keys(grid))
+    def signature(self, spot: Spot) -> list[Array]:
+        return self.a.signature(spot) + self.b.signature(spot)
+
+    @property
+    def parts(self) -> tuple[Mask, ...]:
+        return self.a, self.b
 
     def __repr__(self) -> str:
         return f"({self.a!r} | {self.b!r})"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Negated(Mask):
     """Pairs that the mask does not allow."""
 
@@ -160,27 +247,35 @@ class Negated(Mask):
         return ~self.a.at(b, h, i, j)
 
     def bounds(self, grid: Grid) -> Bounds:
-        return ~self.a.bounds(grid)
+        return ~grid.bounds(self.a)
 
-    def keys(self, grid: Grid) -> list[Tensor] | None:
-        return self.a.keys(grid)
+    def signature(self, spot: Spot) -> list[Array]:
+        return self.a.signature(spot)
+
+    @property
+    def parts(self) -> tuple[Mask, ...]:
+        return (self.a,)
 
     def __repr__(self) -> str:
         return f"~{self.a!r}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Everything(Mask):
     """All pairs."""
 
     def at(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return (i == i) & (j == j)
+        return torch.broadcast_tensors(j == j, i)[0]
 
     def bounds(self, grid: Grid) -> Bounds:
-        return grid.certain
+        return EVERY_PAIR
 
-    def keys(self, grid: Grid) -> list[Tensor] | None:
+    def signature(self, spot: Spot) -> list[Array]:
         return []
+
+    @property
+    def structural(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
         return "everything"

@@ -36,9 +36,15 @@ def order(problem: Problem) -> list[tuple[str, str]]:
     fused = ("sdpa", "torch's fused kernel runs this mask as it is")
     tiles = ("tiles", "work follows the mask's visible tiles")
     flex = ("flex", "compiled for this mask on the GPU")
-    rest = [("rows", "exact, a block of queries at a time"), ("reference", "the definition")]
+    rows = ("rows", "exact, a block of queries at a time")
+    last = ("reference", "the definition")
+    if problem.q.device.type == "cuda":
+        return [fused, flex, tiles, rows, last]
+    if problem.where.grain is not None and problem.where.grain[0] < 8:
+        # Queries beside each other chose different keys: their tiles are all partial, and planning them costs more.
+        return [fused, ("rows", "keys were chosen query by query"), tiles, last]
     # On the CPU flex is slower than tiles wherever measured (`make bench`), and compiles for tens of seconds first.
-    return [fused, flex, tiles, *rest] if problem.q.device.type == "cuda" else [fused, tiles, *rest]
+    return [fused, tiles, rows, last]
 
 
 def choose(problem: Problem, engine: str | Engine) -> Engine:
@@ -58,6 +64,8 @@ def choose(problem: Problem, engine: str | Engine) -> Engine:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"Unknown engine {engine!r}; engines are auto, {', '.join(ENGINES)}.{hint}")
         engine = ENGINES[engine]
+    if not isinstance(engine, Engine):
+        raise ValueError(f"engine must be a name or an engine such as RowBlocks(64); got {type(engine).__name__}.")
     reasons = engine.unsupported(problem)
     if reasons:
         raise EngineRefused(engine.name, reasons)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from regard.edits import softmax
+from regard.edits import Edit, softmax
 from regard.ops.problem import Problem
 from regard.ops.state import State, merge
 
@@ -38,6 +39,9 @@ class StateEngine(Engine):
         state = self.attend(parts[0])
         for part in parts[1:]:
             state = merge(state, self.attend(part))
+        return self._finished(problem, state)
+
+    def _finished(self, problem: Problem, state: State) -> Tensor | State:
         if problem.state:
             return state
         if problem.normaliser is softmax:
@@ -60,3 +64,35 @@ def common_refusals(problem: Problem, *, rows: bool = False, lse: bool = True) -
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The dtype softmax runs in: at least float32."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def log_sum_exp(scores: Tensor, seen: Tensor) -> Tensor:
+    """log sum exp of the scores that are seen, [B, H, n]: -inf, with a gradient of zero, where there are none."""
+    scores = scores.masked_fill(~seen, -torch.inf)
+    if not scores.shape[-1]:
+        return scores.new_full(scores.shape[:-1], -torch.inf)
+    none = (scores == -torch.inf).all(-1)
+    return scores.masked_fill(none.unsqueeze(-1), 0.0).logsumexp(-1).masked_fill(none, -torch.inf)
+
+
+def apply_edits(
+    edits: Sequence[Edit],
+    scores: Tensor,
+    b: Tensor,
+    h: Tensor,
+    places: tuple[Tensor, Tensor],
+    slots: tuple[Tensor, Tensor],
+) -> Tensor:
+    """Scores after all edits in order; `places` are positions (i, j), and `slots` rows and slots for edits by slot.
+
+    Raises: TypeError where an edit returns another shape or dtype.
+    """
+    for edit in edits:
+        found = edit.at(scores, b, h, *(slots if edit.by_slot else places))
+        if found.shape != scores.shape or found.dtype != scores.dtype:
+            raise TypeError(
+                f"{type(edit).__name__}.at must return scores of the shape and dtype it was given, "
+                f"{list(scores.shape)} {scores.dtype}; got {list(found.shape)} {found.dtype}."
+            )
+        scores = found
+    return scores

@@ -20,7 +20,7 @@ from regard.masks.grid import positions
 class View:
     """Pairs under `where` are scored with this query (and key), such as ones rotated to other positions.
 
-    Shapes: q [B, H, N, D]; k [B, G, M, D] or None for the keys of the call.
+    Shapes: q [B, H, N, D]; k [B, G, M, D] or None for the call's. Of views that share a pair the first counts.
     """
 
     where: Mask
@@ -89,14 +89,27 @@ class Problem:
 
     @property
     def grad(self) -> bool:
-        """Whether the result must carry a gradient to q, k or v."""
-        return torch.is_grad_enabled() and any(t.requires_grad for t in (self.q, self.k, self.v))
+        """Whether the result must carry a gradient to q, k or v, or to a view's."""
+        viewed = (t for view in self.views for t in (view.q, view.k) if t is not None)
+        return torch.is_grad_enabled() and any(t.requires_grad for t in (self.q, self.k, self.v, *viewed))
 
     @property
     def extra_grad(self) -> bool:
         """Whether an edit or the normaliser has tensors that need a gradient."""
         held = [getattr(part, "needs_grad", False) for part in (*self.edits, self.normaliser)]
         return torch.is_grad_enabled() and any(held)
+
+    def read(self, rows: Rows) -> Tensor:
+        """The weights to use for a block of rows, after `rows=` has seen them.
+
+        Raises: ShapeError where it returns another shape.
+        """
+        edited = self.rows(rows) if self.rows is not None else None
+        if edited is None:
+            return rows.weights
+        if edited.shape != rows.weights.shape:
+            raise ShapeError(f"rows must return weights {list(rows.weights.shape)} or None; got {list(edited.shape)}.")
+        return edited
 
     @cached_property
     def i(self) -> Tensor:
@@ -149,10 +162,15 @@ def problem(
         raise ShapeError(f"The {q.shape[1]} query heads must be a multiple of the {k.shape[1]} key/value heads.")
     if where is not None and not isinstance(where, Mask):
         raise ValueError(f"where must be a mask such as regard.masks.causal(), or None; got {type(where).__name__}.")
-    for view in views:
-        if view.q.shape != q.shape or (view.k is not None and view.k.shape != k.shape):
-            raise ShapeError(f"A view's q and k must have the shapes of the call's; got {list(view.q.shape)}.")
-    return Problem(
+    if not q.shape[-1]:
+        raise ShapeError(f"q and k must be at least 1 wide; got q {list(q.shape)}.")
+    if not isinstance(edits, Sequence):
+        raise ValueError(f"edits must be a sequence such as [Softcap(50.0)]; got {type(edits).__name__}.")
+    if rows is not None and not callable(rows):
+        raise ValueError(f"rows must be a function of Rows, or None; got {type(rows).__name__}.")
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"scale must be finite; got {scale}.")
+    found = Problem(
         q,
         k,
         v,
@@ -166,3 +184,38 @@ def problem(
         rows,
         state,
     )
+    _check(found)
+    return found
+
+
+def _check(p: Problem) -> None:
+    """Raise ShapeError or ValueError where masks, positions, edits, views or the normaliser do not fit q, k and v."""
+    masks = {"where": p.where}
+    for n, view in enumerate(p.views):
+        for name, own, whole in (("q", view.q, p.q), ("k", view.k, p.k)):
+            if own is not None and (own.shape != whole.shape or own.dtype != whole.dtype):
+                raise ShapeError(
+                    f"views[{n}].{name} must be {list(whole.shape)} {whole.dtype} like the call's; "
+                    f"got {list(own.shape)} {own.dtype}."
+                )
+        masks[f"views[{n}].where"] = view.where
+    for name, mask in masks.items():
+        _check_lead(f"{name}={mask!r}", mask.axes, p)
+    for name, given in (("q_positions", p.q_positions), ("k_positions", p.k_positions)):
+        if given is not None:
+            _check_lead(name, (p.i if name == "q_positions" else p.j).shape[:2], p)
+    for edit in p.edits:
+        if not isinstance(edit, Edit):
+            raise ValueError(f"edits must be score edits such as Softcap(50.0); got {type(edit).__name__} among them.")
+        edit.check(p.B, p.H, p.N, p.M)
+    if not isinstance(p.normaliser, Normaliser):
+        raise ValueError(f"normaliser must be one such as SoftmaxOffByOne(); got {type(p.normaliser).__name__}.")
+    p.normaliser.check(p.H)
+
+
+def _check_lead(name: str, lead: Sequence[int], p: Problem) -> None:
+    if lead[0] not in (1, p.B) or lead[1] not in (1, p.H):
+        raise ShapeError(
+            f"{name} has batch and head axes {list(lead)}, which do not broadcast to B={p.B} and H={p.H}; "
+            "give one for each, or 1."
+        )

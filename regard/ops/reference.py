@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regard.ops.engine import Engine, common_refusals, wide
+from regard.ops.engine import Engine, apply_edits, common_refusals, log_sum_exp, wide
 from regard.ops.problem import Problem, Rows
 from regard.ops.state import State
 
@@ -26,27 +26,19 @@ class Reference(Engine):
         i, j = p.i.unsqueeze(-1), p.j.unsqueeze(-2)
         seen = p.where.at(b, h, i, j) & (i >= 0) & (j >= 0)
         scores = _products(p.q, p.k, kind) * p.scale
-        for view in p.views:
+        for view in reversed(p.views):
             keys = p.k if view.k is None else view.k
             scores = torch.where(view.where.at(b, h, i, j), _products(view.q, keys, kind) * p.scale, scores)
         rows, slots = torch.arange(p.N, device=i.device).view(-1, 1), torch.arange(p.M, device=i.device)
-        for edit in p.edits:
-            scores = edit.at(scores, b, h, rows, slots) if edit.by_slot else edit.at(scores, b, h, i, j)
+        scores = apply_edits(p.edits, scores, b, h, (i, j), (rows, slots))
         seen = seen.expand_as(scores)
         weights = p.normaliser.weights(scores, seen)
-        if p.rows is not None:
-            edited = p.rows(Rows(weights, 0, 0, seen))
-            weights = weights if edited is None else edited
+        weights = p.read(Rows(weights, 0, 0, seen))
         values = p.v.to(kind).repeat_interleave(p.H // p.G, dim=1)
         out = (weights.to(kind) @ values).to(p.q.dtype)
         if not p.state:
             return out
-        lse = (
-            torch.where(seen, scores, -torch.inf).logsumexp(-1)
-            if p.M
-            else scores.new_full(scores.shape[:3], -torch.inf)
-        )
-        return State(out, lse)
+        return State(out, log_sum_exp(scores, seen))
 
 
 def _products(q: Tensor, k: Tensor, kind: torch.dtype) -> Tensor:

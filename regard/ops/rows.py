@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from regard.ops.engine import Engine, common_refusals, wide
+from regard.ops.engine import Engine, apply_edits, common_refusals, log_sum_exp, wide
 from regard.ops.problem import Problem, Rows
 from regard.ops.state import State, merge
 
@@ -47,26 +49,16 @@ class RowBlocks(Engine):
         size = self.queries or max(16, min(512, _SCORES // max(1, p.B * p.H * p.M)))
         recompute = p.rows is None and (p.grad or p.extra_grad)
         outs, lses = [], []
-        for start, stop, first, last in _ranges(p, size):
-            chunks = range(first, last, self.keys) if self.keys and last > first else (first,)
-            state: State | None = None
-            for key in chunks:
-                end = min(last, key + self.keys) if self.keys else last
-                if recompute:
-                    out, lse = checkpoint(_block, p, start, stop, key, end, len(chunks) > 1, use_reentrant=False)
-                else:
-                    out, lse = _block(p, start, stop, key, end, len(chunks) > 1)
-                state = State(out, lse) if state is None else merge(state, State(out, lse))
-            assert state is not None
-            whole = state.out
-            if len(chunks) > 1 and not p.state:
-                whole = p.normaliser.from_lse(state.out, state.lse)
-            outs.append(whole.to(p.q.dtype))
-            lses.append(state.lse)
+        for block in _ranges(p, size):
+            # Recomputed as a whole: keeping the states of its chunks would cost as much as N x M / keys scores.
+            given = (p, *block, self.keys)
+            out, lse = checkpoint(_block, *given, use_reentrant=False) if recompute else _block(*given)
+            outs.append(out)
+            lses.append(lse)
         out = torch.cat(outs, 2) if outs else p.q.new_zeros(p.B, p.H, 0, p.v.shape[-1])
         if not p.state:
             return out
-        return State(out, torch.cat(lses, 2))
+        return State(out, torch.cat(lses, 2) if lses else out.new_zeros(p.B, p.H, 0, dtype=wide(out.dtype)))
 
 
 def _ranges(p: Problem, size: int) -> list[tuple[int, int, int, int]]:
@@ -82,7 +74,17 @@ def _ranges(p: Problem, size: int) -> list[tuple[int, int, int, int]]:
     return ranges
 
 
-def _block(p: Problem, start: int, stop: int, first: int, last: int, partial: bool) -> tuple[Tensor, Tensor]:
+def _block(p: Problem, start: int, stop: int, first: int, last: int, keys: int | None) -> tuple[Tensor, Tensor]:
+    """The output and log-sum-exps of queries `start .. stop` over key slots `first .. last`, `keys` at a time."""
+    edges = list(range(first, last, keys or max(1, last))) or [first]
+    chunks = list(itertools.pairwise([*edges, last]))
+    states = (State(*_chunk(p, start, stop, *chunk, len(chunks) > 1)) for chunk in chunks)
+    state = functools.reduce(merge, states)
+    out = p.normaliser.from_lse(state.out, state.lse) if len(chunks) > 1 and not p.state else state.out
+    return out.to(p.q.dtype), state.lse
+
+
+def _chunk(p: Problem, start: int, stop: int, first: int, last: int, partial: bool) -> tuple[Tensor, Tensor]:
     kind = wide(p.q.dtype)
     device = p.q.device
     b = torch.arange(p.B, device=device).view(-1, 1, 1, 1)
@@ -90,28 +92,21 @@ def _block(p: Problem, start: int, stop: int, first: int, last: int, partial: bo
     i, j = p.i[..., start:stop, None], p.j[..., None, first:last]
     seen = p.where.at(b, h, i, j) & (i >= 0) & (j >= 0)
     scores = _scores(p.q[:, :, start:stop], p.k[:, :, first:last], kind, p.scale)
-    for view in p.views:
+    for view in reversed(p.views):
         keys = (p.k if view.k is None else view.k)[:, :, first:last]
         other = _scores(view.q[:, :, start:stop], keys, kind, p.scale)
         scores = torch.where(view.where.at(b, h, i, j), other, scores)
     rows, slots = torch.arange(start, stop, device=device).view(-1, 1), torch.arange(first, last, device=device)
-    for edit in p.edits:
-        scores = edit.at(scores, b, h, rows, slots) if edit.by_slot else edit.at(scores, b, h, i, j)
+    scores = apply_edits(p.edits, scores, b, h, (i, j), (rows, slots))
     seen = seen.expand_as(scores)
-    lse = scores.new_zeros(scores.shape[:3])
-    if partial or p.state:
-        if last > first:
-            lse = scores.masked_fill(~seen, -torch.inf).logsumexp(-1)
-        else:
-            lse = scores.new_full(scores.shape[:3], -torch.inf)
+    lse = log_sum_exp(scores, seen) if partial or p.state else scores.new_zeros(scores.shape[:3])
     if partial:
         shift = lse.masked_fill(lse == -torch.inf, 0.0).unsqueeze(-1)
-        weights = (scores - shift).exp().masked_fill(~seen, 0.0)
+        # Hidden before the exponential: a hidden score may be far above the visible ones.
+        weights = (scores - shift).masked_fill(~seen, -torch.inf).exp()
     else:
         weights = p.normaliser.weights(scores, seen)
-    if p.rows is not None:
-        edited = p.rows(Rows(weights, start, first, seen))
-        weights = weights if edited is None else edited
+    weights = p.read(Rows(weights, start, first, seen))
     groups = (p.B, p.G, (p.H // p.G) * (stop - start), last - first)
     values = weights.to(kind).reshape(groups) @ p.v[:, :, first:last].to(kind)
     return values.view(p.B, p.H, stop - start, p.v.shape[-1]), lse

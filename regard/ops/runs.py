@@ -6,109 +6,172 @@ import itertools
 import weakref
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from regard.masks import EMPTY, TilePlan
 
-_MANY = 4  # more runs than this are gathered into one
+
+@dataclass(frozen=True, eq=False)
+class Edge:
+    """Columns of a block's scores that not every query may look at: bias [rows, last - first], 0 or -inf."""
+
+    first: int
+    last: int
+    bias: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
     """One block of queries of one (batch, head) of a plan.
 
-    `runs` are key slots as slices, or one index tensor where there would be many; `bias` [rows, keys] is 0 where
-    visible and -inf elsewhere, over the runs side by side, or None where all is visible; `empty` [rows] marks queries
-    that see nothing, or is None where every query sees something.
+    Its scores stand side by side in `keys` columns: one slice of key slots `main`; or with `spare` columns of other
+    slots before it, laid over the slots just before `main`; or, with `main` None, the slots `index` gathered. `edges`
+    mask columns; `empty` [rows] marks queries that see nothing, or is None where every query sees something.
     """
 
     start: int
     stop: int
-    runs: list[slice] | list[Tensor]
     keys: int
-    bias: Tensor | None
+    main: slice | None
+    spare: Tensor | None
+    index: Tensor | None
+    edges: tuple[Edge, ...]
     empty: Tensor | None
 
+    @property
+    def slots(self) -> Tensor:
+        """The key slot of every column."""
+        if self.index is not None:
+            return self.index
+        assert self.main is not None
+        own = torch.arange(self.main.start, self.main.stop, device=self.device)
+        return own if self.spare is None else torch.cat([self.spare, own])
 
-def blocks(plan: TilePlan, b: int, h: int, kind: torch.dtype, device: torch.device) -> list[Block]:
-    """The work of one (batch, head) of a plan; blocks of one shape share their bias, and a plan keeps its work."""
-    kept = _KEPT.setdefault(plan, {})
-    key = (b, h, kind, device)
-    if key not in kept:
-        kept[key] = _blocks(plan, b, h, kind, device)
-    return kept[key]
+    @property
+    def device(self) -> torch.device:
+        """Where the masks of the block are."""
+        held = [t for t in (self.index, self.spare, self.empty, *(edge.bias for edge in self.edges)) if t is not None]
+        return held[0].device if held else torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class _Shape:
+    """What blocks with the same tiles at the same distances share."""
+
+    trims: list[tuple[int, int]]  # first and last visible key of each tile
+    edges: tuple[Edge, ...]
+    empty: Tensor | None
 
 
 _KEPT: weakref.WeakKeyDictionary[TilePlan, dict[tuple, list[Block]]] = weakref.WeakKeyDictionary()
 
 
-def _blocks(plan: TilePlan, b: int, h: int, kind: torch.dtype, device: torch.device) -> list[Block]:
-    status, ids = plan.status[b, h], plan.pattern_ids[b, h]
+def blocks(plan: TilePlan, b: int, h: int, kind: torch.dtype, device: torch.device) -> list[Block]:
+    """The work of one (batch, head) of a plan; blocks of one shape share their masks, and a plan keeps its work."""
+    kept = _KEPT.setdefault(plan, {})
+    key = (b, h, kind, device)
+    if key not in kept:
+        kept[key] = _blocks(plan, _patterns(plan, kept, kind, device), b, h, device)
+    return kept[key]
+
+
+class _Patterns:
+    """What is asked of the patterns of partial tiles again and again."""
+
+    def __init__(self, plan: TilePlan, kind: torch.dtype, device: torch.device) -> None:
+        self.seen, self.kind, self.device = plan.patterns, kind, device
+        columns, self.rows = self.seen.any(1), self.seen.any(2)
+        width = columns.shape[1]
+        self.first = columns.int().argmax(1).tolist()
+        self.last = (width - columns.flip(1).int().argmax(1)).tolist()
+        self._biases: dict[tuple[int, int, int, int], Tensor | None] = {}
+
+    def bias(self, number: int, rows: int, first: int, last: int) -> Tensor | None:
+        """0 where a pattern is visible and -inf elsewhere; None where all of it is visible."""
+        key = (number, rows, first, last)
+        if key not in self._biases:
+            seen = self.seen[number, :rows, first:last].to(self.device)
+            hidden = torch.zeros(seen.shape, dtype=self.kind, device=self.device).masked_fill_(~seen, -torch.inf)
+            self._biases[key] = None if bool(seen.all()) else hidden
+        return self._biases[key]
+
+
+def _patterns(plan: TilePlan, kept: dict, kind: torch.dtype, device: torch.device) -> _Patterns:
+    key = ("patterns", kind, device)
+    if key not in kept:
+        kept[key] = _Patterns(plan, kind, device)
+    return kept[key]
+
+
+def _blocks(plan: TilePlan, patterns: _Patterns, b: int, h: int, device: torch.device) -> list[Block]:
+    status, ids = plan.status[b, h].numpy(), plan.pattern_ids[b, h].numpy()
     rows, cols = plan.size
-    shared: dict[tuple, tuple[list[tuple[int, int]], Tensor | None, Tensor | None]] = {}
+    shared: dict[tuple, _Shape] = {}
     work = []
     for r in range(status.shape[0]):
         start, stop = r * rows, min(plan.N, (r + 1) * rows)
-        tiles = (status[r] != EMPTY).nonzero().flatten().tolist()
+        tiles = np.flatnonzero(status[r] != EMPTY).tolist()
         if not tiles:
-            work.append(Block(start, stop, [], 0, None, torch.ones(stop - start, dtype=torch.bool, device=device)))
+            none = torch.ones(stop - start, dtype=torch.bool, device=device)
+            work.append(Block(start, stop, 0, None, None, None, (), none))
             continue
         numbers = ids[r, tiles].tolist()
-        steps = [0, *(c - before for before, c in itertools.pairwise(tiles))]
+        joined = [False, *(c - before == 1 for before, c in itertools.pairwise(tiles))]
         ragged = min(cols, plan.M - tiles[-1] * cols)
-        # How far apart two runs lie does not change a block's shape; whether they touch does.
-        key = (stop - start, tuple(min(step, 2) for step in steps), tuple(numbers), ragged)
+        # How far apart two runs lie does not change a block's masks; whether they touch does.
+        key = (stop - start, tuple(joined), tuple(numbers), ragged)
         if key not in shared:
-            shared[key] = _shape(plan, numbers, steps, stop - start, ragged, kind, device)
-        trims, bias, empty = shared[key]
-        spans: list[tuple[int, int]] = []
-        for c, (first, last) in zip(tiles, trims, strict=True):
-            if spans and spans[-1][1] == c * cols + first:
-                spans[-1] = (spans[-1][0], c * cols + last)
-            else:
-                spans.append((c * cols + first, c * cols + last))
-        runs: list[slice] | list[Tensor] = [slice(a, z) for a, z in spans]
-        if len(spans) > _MANY:
-            runs = [torch.cat([torch.arange(a, z, device=device) for a, z in spans])]
-        work.append(Block(start, stop, runs, sum(z - a for a, z in spans), bias, empty))
+            shared[key] = _shape(patterns, numbers, joined, stop - start, cols, ragged)
+        work.append(_block(shared[key], tiles, cols, start, stop, device))
     return work
 
 
-def _shape(
-    plan: TilePlan,
-    numbers: list[int],
-    steps: list[int],
-    rows: int,
-    ragged: int,
-    kind: torch.dtype,
-    device: torch.device,
-) -> tuple[list[tuple[int, int]], Tensor | None, Tensor | None]:
-    """First and last visible key of each tile, and the bias and empty rows over those keys side by side.
+def _block(shape: _Shape, tiles: list[int], cols: int, start: int, stop: int, device: torch.device) -> Block:
+    spans: list[tuple[int, int]] = []
+    for c, (first, last) in zip(tiles, shape.trims, strict=True):
+        if spans and spans[-1][1] == c * cols + first:
+            spans[-1] = (spans[-1][0], c * cols + last)
+        else:
+            spans.append((c * cols + first, c * cols + last))
+    *others, (first, last) = spans
+    aside = sum(z - a for a, z in others)
+    keys = aside + last - first
+    if not others:
+        return Block(start, stop, keys, slice(first, last), None, None, shape.edges, shape.empty)
+    # A few keys apart (such as sinks) are cheaper laid over unneeded columns than gathered with all the rest.
+    if aside <= first and 4 * aside <= last - first:
+        return Block(start, stop, keys, slice(first, last), _slots(others, device), None, shape.edges, shape.empty)
+    return Block(start, stop, keys, None, None, _slots(spans, device), shape.edges, shape.empty)
+
+
+def _slots(spans: list[tuple[int, int]], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.arange(a, z) for a, z in spans])).to(device)
+
+
+def _shape(patterns: _Patterns, numbers: list[int], joined: list[bool], rows: int, cols: int, ragged: int) -> _Shape:
+    """Trim tiles to their visible keys and turn partial ones into edges.
 
     Keys between the first and the last visible one of a run of adjacent tiles stay, so that the run is one slice.
     """
-    cols = plan.size[1]
     trims: list[tuple[int, int]] = []
-    seen: list[Tensor] = []
-    for place, number in enumerate(numbers):
-        width = ragged if place == len(numbers) - 1 else cols
+    edges: list[Edge] = []
+    place = 0
+    for n, number in enumerate(numbers):
+        width = ragged if n == len(numbers) - 1 else cols
         if number < 0:
-            tile = torch.ones(rows, width, dtype=torch.bool, device=device)
-        else:
-            tile = plan.patterns[number][:rows, :width].to(device)
-        visible = tile.any(0).nonzero().flatten()
-        joins_before = place > 0 and steps[place] == 1
-        joins_after = place + 1 < len(numbers) and steps[place + 1] == 1
-        first = 0 if joins_before else int(visible[0])
-        last = width if joins_after else int(visible[-1]) + 1
-        seen.append(tile[:, first:last])
+            trims.append((0, width))
+            place += width
+            continue
+        first = 0 if joined[n] else patterns.first[number]
+        last = width if n + 1 < len(numbers) and joined[n + 1] else min(width, patterns.last[number])
+        bias = patterns.bias(number, rows, first, last)
+        if bias is not None:
+            edges.append(Edge(place, place + last - first, bias))
         trims.append((first, last))
-    whole = torch.cat(seen, 1)
-    if whole.all():
-        return trims, None, None
-    empty = ~whole.any(1)
-    bias = torch.zeros(whole.shape, dtype=kind, device=device).masked_fill_(~whole, -torch.inf)
-    # A row of -inf alone would turn to NaN; it is zeroed afterwards.
-    bias[empty] = 0.0
-    return trims, bias, empty if empty.any() else None
+        place += last - first
+    if any(number < 0 for number in numbers):
+        return _Shape(trims, tuple(edges), None)
+    some = patterns.rows[numbers, :rows].any(0).to(patterns.device)
+    return _Shape(trims, tuple(edges), None if bool(some.all()) else ~some)

@@ -9,11 +9,11 @@ from torch import Tensor
 from regard.edits import softmax
 from regard.masks import everything
 from regard.masks.bands import FAR, Band
-from regard.ops.engine import StateEngine, common_refusals
+from regard.ops.engine import StateEngine, common_refusals, wide
 from regard.ops.problem import Problem
 from regard.ops.state import State
 
-_WRITTEN = 1 << 21  # pairs of a mask that may be written out
+_WRITTEN = 1 << 18  # pairs of a mask that may be written out
 
 
 class Sdpa(StateEngine):
@@ -23,6 +23,8 @@ class Sdpa(StateEngine):
 
     def unsupported(self, problem: Problem) -> list[str]:
         reasons = common_refusals(problem)
+        if not (problem.q.numel() and problem.v.numel()):
+            return [*reasons, "torch's kernels do not take empty inputs"]
         if plain(problem) is not None and not problem.state and problem.normaliser is softmax:
             return reasons
         if any(not edit.additive for edit in problem.edits):
@@ -84,17 +86,20 @@ def written(problem: Problem) -> tuple[Tensor, Tensor]:
     seen = p.where.dense(
         p.N, p.M, batch=p.B, heads=p.H, q_positions=p.q_positions, k_positions=p.k_positions, device=p.q.device
     )
-    empty = ~seen.any(-1)
-    bias = torch.zeros(seen.shape, dtype=p.q.dtype, device=p.q.device)
+    # Edits are written in float32 at least, which the kernels take with any dtype: bfloat16 would round a distance.
+    bias = torch.zeros(seen.shape, dtype=wide(p.q.dtype) if p.edits else p.q.dtype, device=p.q.device)
     if p.edits:
         b = torch.arange(p.B, device=p.q.device).view(-1, 1, 1, 1)
         h = torch.arange(p.H, device=p.q.device).view(1, -1, 1, 1)
         rows, slots = torch.arange(p.N, device=p.q.device).view(-1, 1), torch.arange(p.M, device=p.q.device)
         for edit in p.edits:
             i, j = (rows, slots) if edit.by_slot else (p.i.unsqueeze(-1), p.j.unsqueeze(-2))
-            bias = bias + edit.bias(b, h, i, j).to(bias.dtype)
+            bias = bias + edit.bias(b, h, i, j, dtype=bias.dtype).to(bias.dtype)
+        seen = seen & (bias != -torch.inf)
+    empty = ~seen.any(-1)
     # A row of -inf alone would be NaN in some kernels: it is computed over everything and zeroed afterwards.
-    return bias.masked_fill(~(seen | empty.unsqueeze(-1)), -torch.inf), empty
+    hidden = torch.where(empty.unsqueeze(-1), 0.0, -torch.inf).to(bias.dtype)
+    return torch.where(seen, bias, hidden), empty
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:

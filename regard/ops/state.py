@@ -33,9 +33,10 @@ def merge(a: State, b: State) -> State:
             f"merge needs states of one shape; got out {list(a.out.shape)} and {list(b.out.shape)}, "
             f"lse {list(a.lse.shape)} and {list(b.lse.shape)}."
         )
-    lse = torch.logaddexp(a.lse, b.lse)
-    # Where both sets are empty lse is -inf, and subtracting it from itself would give NaN.
-    safe = lse.masked_fill(lse == -torch.inf, 0.0)
+    # Where both sets are empty, -inf less -inf would give NaN, here or in the gradient.
+    none = (a.lse == -torch.inf) & (b.lse == -torch.inf)
+    safe = torch.logaddexp(a.lse.masked_fill(none, 0.0), b.lse.masked_fill(none, 0.0)).masked_fill(none, 0.0)
+    lse = safe.masked_fill(none, -torch.inf)
     wide = torch.promote_types(a.out.dtype, lse.dtype)
     left = (a.lse - safe).exp().unsqueeze(-1) * a.out.to(wide)
     right = (b.lse - safe).exp().unsqueeze(-1) * b.out.to(wide)

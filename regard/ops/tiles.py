@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +11,10 @@ from torch import Tensor
 
 from regard.edits import softmax
 from regard.ops.engine import StateEngine, common_refusals, wide
+from regard.ops.parts import Part, cut, work
 from regard.ops.problem import Problem
-from regard.ops.runs import Block, blocks
+from regard.ops.runs import Block
 from regard.ops.state import State
-
-ROWS, COLS = 64, 128  # queries and keys a tile, chosen by measurement (`make bench`)
 
 
 class Tiles(StateEngine):
@@ -34,18 +34,19 @@ class Tiles(StateEngine):
         return reasons
 
     def attend(self, problem: Problem) -> State:
-        wanted = problem.state or problem.normaliser is not softmax
         if problem.grad:
             return State(*_Recomputed.apply(problem.q, problem.k, problem.v, problem))
         with torch.no_grad():
-            return State(*_forward(problem, wanted))
+            return State(*_forward(problem, problem.state or problem.normaliser is not softmax))
 
     def run(self, problem: Problem) -> Tensor | State:
-        if problem.views:
-            # Every part's log-sum-exp is needed to merge them.
+        if problem.views and problem.grad:
+            # Each part has a backward pass of its own; their log-sum-exps are needed to merge them.
             state = super().run(replace(problem, state=True))
             assert isinstance(state, State)
             return state if problem.state else problem.normaliser.from_lse(state.out, state.lse)
+        if problem.views:
+            return self._finished(problem, self.attend(problem))
         return super().run(problem)
 
 
@@ -62,156 +63,96 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
-        dq, dk, dv = _backward(ctx.problem, q, k, v, out, lse, *grads)
-        return dq, dk, dv, None
-
-
-def _work(p: Problem) -> list[tuple[slice, slice, list[Block]]]:
-    """Which (batch, head) ranges share a list of blocks."""
-    plan = p.where.tiles(
-        p.N, p.M, (ROWS, COLS), batch=p.B, heads=p.H, q_positions=p.q_positions, k_positions=p.k_positions
-    )
-    kind, device = wide(p.q.dtype), p.q.device
-    over_b, over_h = plan.status.shape[:2]
-    work = []
-    for b in range(over_b):
-        batch = slice(b, b + 1) if over_b > 1 else slice(0, p.B)
-        for h in range(over_h):
-            heads = slice(h, h + 1) if over_h > 1 else slice(0, p.H)
-            work.append((batch, heads, blocks(plan, b, h, kind, device)))
-    return work
-
-
-def _pick(p: Problem, t: Tensor, batch: slice, heads: slice, kind: torch.dtype) -> Tensor:
-    """Keys or values of the groups that serve `heads`, flattened to [b * g, M, D]."""
-    share = p.H // p.G
-    groups = slice(heads.start // share, (heads.stop - 1) // share + 1)
-    return t[batch, groups].to(kind).flatten(0, 1)
-
-
-def _rows(p: Problem, t: Tensor, batch: slice, heads: slice, block: Block, kind: torch.dtype) -> Tensor:
-    """A block of queries as [b * g, share * rows, D]."""
-    part = t[batch, heads, block.start : block.stop].to(kind)
-    share = min(p.H // p.G, part.shape[1])
-    return part.reshape(part.shape[0] * (part.shape[1] // share), share * part.shape[2], part.shape[3])
-
-
-def _scores(p: Problem, q: Tensor, keys: list[Tensor], block: Block, batch: slice, heads: slice) -> Tensor:
-    """Masked scores [b * g, share * rows, keys] of one block."""
-    share = q.shape[1] // (block.stop - block.start)
-    scores = q.new_empty(q.shape[0], q.shape[1], block.keys)
-    bias = None if block.bias is None else block.bias.repeat(share, 1)
-    place = 0
-    for run in keys:
-        into = scores[:, :, place : place + run.shape[1]]
-        if bias is not None and not p.edits:
-            torch.baddbmm(bias[:, place : place + run.shape[1]], q, run.transpose(1, 2), alpha=p.scale, out=into)
-        else:
-            torch.baddbmm(q.new_zeros(()), q, run.transpose(1, 2), beta=0, alpha=p.scale, out=into)
-        place += run.shape[1]
-    if p.edits:
-        scores = _edited(p, scores, block, batch, heads)
-        if bias is not None:
-            scores += bias
-    return scores
-
-
-def _edited(p: Problem, scores: Tensor, block: Block, batch: slice, heads: slice) -> Tensor:
-    device = scores.device
-    shape = (batch.stop - batch.start, heads.stop - heads.start, block.stop - block.start, block.keys)
-    b = torch.arange(batch.start, batch.stop, device=device).view(-1, 1, 1, 1)
-    h = torch.arange(heads.start, heads.stop, device=device).view(1, -1, 1, 1)
-    rows = torch.arange(block.start, block.stop, device=device)
-    slots = torch.cat([_slots(run, device) for run in block.runs])
-    i = p.i[batch if p.i.shape[0] > 1 else slice(0, 1), heads if p.i.shape[1] > 1 else slice(0, 1)][..., rows]
-    j = p.j[batch if p.j.shape[0] > 1 else slice(0, 1), heads if p.j.shape[1] > 1 else slice(0, 1)][..., slots]
-    wide_scores = scores.view(shape)
-    for edit in p.edits:
-        who = (rows.view(-1, 1), slots) if edit.by_slot else (i.unsqueeze(-1), j.unsqueeze(-2))
-        wide_scores = edit.at(wide_scores, b, h, *who)
-    return wide_scores.reshape(scores.shape)
-
-
-def _slots(run: slice | Tensor, device: torch.device) -> Tensor:
-    return run if isinstance(run, Tensor) else torch.arange(run.start, run.stop, device=device)
-
-
-def _taken(t: Tensor, block: Block) -> list[Tensor]:
-    return [t[:, run] if isinstance(run, slice) else t.index_select(1, run) for run in block.runs]
+        return *_backward(ctx.problem, q, k, v, out, lse, *grads), None
 
 
 def _forward(p: Problem, wanted: bool) -> tuple[Tensor, Tensor]:
-    kind = wide(p.q.dtype)
     out = p.q.new_empty(p.B, p.H, p.N, p.v.shape[-1])
-    lse = p.q.new_full((p.B, p.H, p.N), -torch.inf, dtype=kind) if wanted else p.q.new_empty(0)
-    for batch, heads, work in _work(p):
-        k, v = (_pick(p, t, batch, heads, kind) for t in (p.k, p.v))
-        for block in work:
-            into = out[batch, heads, block.start : block.stop]
-            if not block.keys:
+    lse = p.q.new_full((p.B, p.H, p.N), -torch.inf, dtype=wide(p.q.dtype)) if wanted else p.q.new_empty(0)
+    for parts in work(p):
+        v = parts[0].keys(p.v)
+        for row in zip(*(part.blocks for part in parts), strict=True):
+            into = parts[0].into(out, row[0])
+            pieces = [(part, block) for part, block in zip(parts, row, strict=True) if block.keys]
+            if not pieces:
                 into.zero_()
                 continue
-            scores = _scores(p, _rows(p, p.q, batch, heads, block, kind), _taken(k, block), block, batch, heads)
+            pieces.sort(key=lambda piece: piece[1].keys)
+            # Only where no piece shows a row anything does softmax meet a row of -inf, and its NaN is zeroed.
+            hidden = [rows for part, block in pieces if (rows := part.empty(block)) is not None]
+            empty = functools.reduce(torch.logical_and, hidden) if len(hidden) == len(pieces) else None
+            scores, extra = _joint(pieces)
             if wanted:
-                sums = scores.logsumexp(-1).view(into.shape[:3])
-                if block.empty is not None:
-                    sums = sums.masked_fill(block.empty, -torch.inf)
-                lse[batch, heads, block.start : block.stop] = sums
-            weights = torch.softmax(scores, -1)
-            result = _sum(weights, _taken(v, block)).view(into.shape)
-            if block.empty is not None:
-                result = result.masked_fill(block.empty.unsqueeze(-1), 0.0)
-            into.copy_(result)
+                sums = _log_sum_exp_(scores)
+                parts[0].into(lse, row[0]).copy_(sums.view(into.shape[:3]))
+            else:
+                scores = torch.softmax(scores, -1)
+            result = _read(pieces, scores, v, extra)
+            if p.edits and result.isnan().any():  # a bias of -inf may hide a whole row that the mask shows
+                result = result.nan_to_num(0.0)
+            into.copy_((result if empty is None else result.masked_fill(empty, 0.0)).view(into.shape))
     return out, lse
 
 
-def _sum(weights: Tensor, values: list[Tensor]) -> Tensor:
-    """Weights times values, over the runs side by side."""
-    result, place = None, 0
-    for run in values:
-        part = weights[:, :, place : place + run.shape[1]]
-        result = torch.bmm(part, run) if result is None else result.baddbmm_(part, run)
-        place += run.shape[1]
-    assert result is not None
-    return result
+def _joint(pieces: list[tuple[Part, Block]]) -> tuple[Tensor, int]:
+    """The pieces' scores side by side, the largest last, and how many columns stand before it."""
+    *others, (part, block) = pieces
+    extra = sum(other.keys for _, other in others)
+    if not others:
+        return part.scores(block), 0
+    if block.main is None or block.main.stop < block.keys + extra or 4 * extra > block.keys or part.p.edits:
+        return torch.cat([one.scores(it) for one, it in pieces], -1), extra
+    scores, place = part.scores(block, extra), 0
+    for one, it in others:
+        scores[:, :, place : place + it.keys] = one.scores(it)
+        place += it.keys
+    return scores, extra
+
+
+def _read(pieces: list[tuple[Part, Block]], weights: Tensor, v: Tensor, extra: int) -> Tensor:
+    """Weights times values over all pieces; the weights are used up."""
+    *others, (part, block) = pieces
+    aside, place = [], 0
+    for one, it in others:
+        aside.append(one.read(weights[:, :, place : place + it.keys], v, it))
+        place += it.keys
+    if extra and (block.main is None or block.main.stop < block.keys + extra):
+        weights, extra = weights[:, :, extra:], 0
+    return sum(aside, start=part.read(weights, v, block, extra))
+
+
+def _log_sum_exp_(scores: Tensor) -> Tensor:
+    """Scores become softmax weights in place; their log-sum-exp [.., 1], -inf where all are -inf."""
+    top = scores.amax(-1, keepdim=True)
+    scores.sub_(top.masked_fill(top == -torch.inf, 0.0)).exp_()
+    total = scores.sum(-1, keepdim=True)
+    scores.div_(total)
+    return top + total.log()
 
 
 def _backward(
     p: Problem, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     kind = wide(q.dtype)
-    dq = torch.zeros(q.shape, dtype=kind, device=q.device)
-    dk, dv = (torch.zeros(t.shape, dtype=kind, device=q.device) for t in (k, v))
-    share = p.H // p.G
+    dq, dk, dv = (torch.zeros(t.shape, dtype=kind, device=q.device) for t in (q, k, v))
+    none = (lse == -torch.inf).unsqueeze(-1)
     pull = (dout.to(kind) * out.to(kind)).sum(-1, keepdim=True) - dlse.to(kind).unsqueeze(-1)
-    for batch, heads, work in _work(p):
-        keys, values = (_pick(p, t, batch, heads, kind) for t in (k, v))
-        groups = slice(heads.start // share, (heads.stop - 1) // share + 1)
-        into_k, into_v = dk[batch, groups], dv[batch, groups]
-        for block in work:
+    # Rows that see nothing pass no gradient on, whatever comes down to them; a sum of +inf makes their weights 0.
+    pull, sums = pull.masked_fill(none, 0.0), lse.unsqueeze(-1).masked_fill(none, torch.inf)
+    for (part,) in work(p):
+        keys, values = part.keys(k), part.keys(v)
+        over = [part.rows(t) for t in (q, dout, pull, sums)]
+        into_k, into_v = dk[part.batch, part.groups], dv[part.batch, part.groups]
+        for block in part.blocks:
             if not block.keys:
                 continue
-            rows, grad, less = (_rows(p, t, batch, heads, block, kind) for t in (q, dout, pull))
-            sums = _rows(p, lse.unsqueeze(-1), batch, heads, block, kind)
-            taken = _taken(keys, block)
-            weights = (_scores(p, rows, taken, block, batch, heads) - sums).exp()
-            if block.empty is not None:
-                weights = weights.masked_fill(block.empty.repeat(rows.shape[1] // len(block.empty)).unsqueeze(-1), 0.0)
-            back, place = torch.zeros_like(rows), 0
-            for run, key, value in zip(block.runs, taken, _taken(values, block), strict=True):
-                part = weights[:, :, place : place + key.shape[1]]
-                slope = part * (grad @ value.transpose(1, 2) - less) * p.scale
-                back += slope @ key
-                _add(into_k, run, slope.transpose(1, 2) @ rows)
-                _add(into_v, run, part.transpose(1, 2) @ grad)
-                place += key.shape[1]
-            dq[batch, heads, block.start : block.stop] += back.view(dq[batch, heads, block.start : block.stop].shape)
+            rows, grad, less, least = (cut(t, block) for t in over)
+            weights = (part.scores(block) - least).exp()
+            slots = block.slots.to(q.device)
+            key, value = keys.index_select(1, slots), values.index_select(1, slots)
+            slope = weights * (grad @ value.transpose(1, 2) - less) * p.scale
+            into = part.into(dq, block)
+            into += (slope @ key).view(into.shape)
+            for held, change in ((into_k, slope.transpose(1, 2) @ rows), (into_v, weights.transpose(1, 2) @ grad)):
+                held.index_add_(2, slots, change.view(*held.shape[:2], len(slots), held.shape[3]))
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
-
-
-def _add(into: Tensor, run: slice | Tensor, part: Tensor) -> None:
-    part = part.view(*into.shape[:2], part.shape[1], part.shape[2])
-    if isinstance(run, slice):
-        into[:, :, run] += part
-    else:
-        into.index_add_(2, run, part)
