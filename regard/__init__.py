@@ -1,6 +1,46 @@
-"""Attention as small, correct, measured parts, usable on real pretrained models.
+"""regard: every attention mechanism and method as a small, correct, measured part.
 
-Importing this package runs nothing and needs torch and numpy alone.
+Importing this package runs nothing: every name below is loaded when it is first used.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from regard.hf.apply import apply as apply
+    from regard.hf.apply import check as check
+    from regard.hf.load import load as load
+    from regard.methods.registry import create as create
+    from regard.methods.registry import methods as methods
+    from regard.ops.attend import attend as attend
+    from regard.ops.attend import explain as explain
+    from regard.ops.state import State as State
+    from regard.ops.state import merge as merge
+
 __version__ = "0.1.0"
+
+_HOME = {
+    "apply": "regard.hf.apply",
+    "attend": "regard.ops.attend",
+    "check": "regard.hf.apply",
+    "create": "regard.methods.registry",
+    "explain": "regard.ops.attend",
+    "load": "regard.hf.load",
+    "merge": "regard.ops.state",
+    "methods": "regard.methods.registry",
+    "State": "regard.ops.state",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'regard' has no attribute {name!r}; it has {', '.join(_HOME)}.")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

