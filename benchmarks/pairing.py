@@ -1,0 +1,51 @@
+"""Timing several ways of doing one thing, in turn, so that a machine's drift meets all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+
+import torch
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure: what, in which setting, the value with its unit, and what was aimed for."""
+
+    what: str
+    setting: str
+    value: float
+    unit: str
+    aim: str = ""
+    reached: bool | None = None
+
+    def plain(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def in_turn(ways: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each way, run in turn `repeats` times after one uncounted turn."""
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            settle(device)
+            start = time.perf_counter()
+            way()
+            settle(device)
+            if turn:
+                spent[name].append(time.perf_counter() - start)
+    return {name: median(times) for name, times in spent.items()}
+
+
+def settle(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def qkv(N: int, dtype: torch.dtype, device: torch.device, H: int = 8, D: int = 64) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values [1, H, N, D] drawn with a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(1, H, N, D, generator=generator).to(device, dtype) for _ in range(3))

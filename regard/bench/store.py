@@ -1,0 +1,59 @@
+"""compare.json: written whole or not at all, and read back to go on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from regard.errors import RegardError
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """Write a result as JSON; a run that is cut short leaves the file as it was.
+
+    Raises: RegardError where the folder can't be made or written.
+    """
+    text = json.dumps(_plain(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RegardError(f"{path} can't be written: {error.strerror or error}.") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a result back.
+
+    Raises: RegardError where there is none, or it is not one of ours.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RegardError(f"There is nothing to resume: no {path}. Type the command without --resume.") from None
+    except (OSError, ValueError) as error:
+        raise RegardError(f"{path} can't be read ({error}). Type the command without --resume.") from error
+    if not isinstance(found, dict) or found.get("schema") != 1 or not isinstance(found.get("rows"), list):
+        raise RegardError(f"{path} is not a result of regard compare. Type the command without --resume.")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """The value with numbers that JSON does not have (NaN, infinities) as null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,1 @@
+"""Methods for pretrained models: interventions that a person chooses by name, each with a spec and an identity."""

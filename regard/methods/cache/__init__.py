@@ -1,0 +1,1 @@
+"""Methods that choose which keys and values are kept."""

@@ -1,0 +1,98 @@
+"""Methods by name: the package is walked, there is no list to keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import pkgutil
+from collections.abc import Iterable
+
+import regard.methods
+from regard.errors import RegardError
+from regard.methods.method import Method
+
+
+@functools.cache
+def methods() -> dict[str, type[Method]]:
+    """Every method of the package by its id, sorted."""
+    found: dict[str, type[Method]] = {}
+    for module in pkgutil.walk_packages(regard.methods.__path__, "regard.methods."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, type) and issubclass(value, Method) and "spec" in vars(value):
+                found[value.spec.id] = value
+    return dict(sorted(found.items()))
+
+
+def create(name: str, **settings: object) -> Method:
+    """A method by its id with its settings.
+
+    Raises: RegardError for an unknown name or setting (with the nearest), a value of the wrong type or out of range.
+    """
+    known = methods()
+    if name not in known:
+        raise RegardError(f"Unknown method {name!r}.{near(name, known)} Methods are {', '.join(known)}.")
+    kind = known[name]
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for setting in settings:
+        if setting not in fields:
+            have = f"Its settings are {', '.join(fields)}." if fields else "It has none."
+            raise RegardError(f"{name} has no setting {setting!r}.{near(setting, fields)} {have}")
+    try:
+        return kind(**settings)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise RegardError(f"{name}: {error}") from error
+
+
+def parse(text: str) -> Method:
+    """A method as it is typed: `name` or `name:key=value,key=value`.
+
+    Raises: RegardError where it can't be read or made.
+    """
+    name, colon, rest = text.strip().partition(":")
+    settings: dict[str, object] = {}
+    if colon and not rest:
+        raise RegardError(f"{text!r} ends after the colon; type {name}:key=value,... or {name}.")
+    for pair in rest.split(",") if rest else []:
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not (key and equals and value):
+            raise RegardError(f"{pair!r} in {text!r} is not key=value; type {name}:key=value,key=value.")
+        if key in settings:
+            raise RegardError(f"{key!r} is given twice in {text!r}.")
+        settings[key] = value
+    return create(name, **{key: _value(name, key, str(value)) for key, value in settings.items()})
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """' Did you mean ...?' for the nearest known word, or nothing."""
+    found = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def _value(name: str, key: str, text: str) -> object:
+    kind = methods().get(name)
+    field = next((f for f in dataclasses.fields(kind) if f.name == key), None) if kind else None
+    if field is None:
+        return text  # create() names the unknown method or setting
+    kinds = {part.strip() for part in str(field.type).split("|")}
+    if "None" in kinds and text.lower() == "none":
+        return None
+    for wanted, read in (("bool", _bool), ("int", int), ("float", float)):
+        if wanted in kinds:
+            try:
+                return read(text)
+            except ValueError:
+                if wanted == "int" and "float" in kinds:
+                    continue
+                expected = {"bool": "true or false", "int": "a whole number", "float": "a number"}[wanted]
+                raise RegardError(f"{name}.{key} must be {expected}; got {text!r}.") from None
+    return text
+
+
+def _bool(text: str) -> bool:
+    if text.lower() in ("true", "yes", "1", "on"):
+        return True
+    if text.lower() in ("false", "no", "0", "off"):
+        return False
+    raise ValueError(text)

@@ -1,0 +1,1 @@
+"""Methods that choose which keys are computed; the cache stays whole."""
