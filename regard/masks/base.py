@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,17 +43,17 @@ class Mask:
         """The masks that this one is made of."""
         return ()
 
-    @property
+    @cached_property
     def axes(self) -> tuple[int, int]:
         """Sizes of the batch and head axes that the mask itself has; 1 where it does not vary."""
         return joint_axes(*self.parts)
 
-    @property
+    @cached_property
     def structural(self) -> bool:
         """Whether equal masks are the same mask: it holds numbers only, no tensors or functions."""
         return bool(self.parts) and all(part.structural for part in self.parts)
 
-    @property
+    @cached_property
     def grain(self) -> tuple[int, int] | None:
         """Queries and keys to a cell where pairs were chosen cell by cell, the finest of the parts'; else None."""
         found = [part.grain for part in self.parts if part.grain is not None]
@@ -273,7 +274,7 @@ class Everything(Mask):
     def signature(self, spot: Spot) -> list[Array]:
         return []
 
-    @property
+    @cached_property
     def structural(self) -> bool:
         return True
 

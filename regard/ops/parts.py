@@ -5,18 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regard.masks import Mask, TilePlan, cached_tiles
+from regard.masks import TilePlan, cached_tiles
 from regard.ops.engine import apply_edits, wide
 from regard.ops.problem import Problem
 from regard.ops.runs import Block, blocks
 
-ROWS, COLS = 64, 128  # queries and keys a tile, chosen by measurement (`make bench`)
+# Queries and keys a tile, chosen by measurement (`make bench`): where heads share keys, their rows stand together.
+ROWS, SHARED_ROWS, COLS = 128, 64, 128
 
 
 class Part:
     """The batch rows and heads of one problem that share a list of blocks.
 
-    Shapes: q [b * g, share, N, D] scaled, k [b * g, M, D]; heads of one group stand beside each other as rows.
+    Shapes: q [b * g, share, N, D], k [b * g, M, D]; heads of one group stand beside each other as rows.
     """
 
     def __init__(self, p: Problem, batch: slice, heads: slice, blocks: list[Block]) -> None:
@@ -25,7 +26,7 @@ class Part:
         of = p.H // p.G
         self.groups = slice(heads.start // of, (heads.stop - 1) // of + 1)
         self.share = min(of, heads.stop - heads.start)
-        self.q, self.k = self.rows(p.q) * p.scale, self.keys(p.k)
+        self.q, self.k = self.rows(p.q), self.keys(p.k)
 
     def keys(self, t: Tensor) -> Tensor:
         """Keys or values of these groups."""
@@ -41,7 +42,8 @@ class Part:
 
     def scores(self, block: Block, extra: int = 0) -> Tensor:
         """Masked scores [b * g, share * rows, extra + keys] of one block; the first `extra` columns are for others."""
-        q = cut(self.q, block)
+        # Scaled block by block: a scaled copy of all queries would be fresh memory, which costs more than the products.
+        q = cut(self.q, block) * self.p.scale
         scores = torch.bmm(q, laid(self.k, block, extra).transpose(1, 2))
         if block.spare is not None:
             aside = torch.bmm(q, self.k.index_select(1, block.spare).transpose(1, 2))
@@ -99,16 +101,17 @@ def cut(rows: Tensor, block: Block) -> Tensor:
     return part[:, 0] if rows.shape[1] == 1 else part.flatten(1, 2)
 
 
-def _size(mask: Mask) -> tuple[int, int]:
+def _size(p: Problem) -> tuple[int, int]:
     """Tiles of the grain that the mask was chosen in, where that is a good size to compute with."""
-    rows, cols = mask.grain or (ROWS, COLS)
-    return rows if 32 <= rows <= 128 else ROWS, cols if 32 <= cols <= 256 else COLS
+    usual = ROWS if p.H == p.G else SHARED_ROWS
+    rows, cols = p.where.grain or (usual, COLS)
+    return rows if 32 <= rows <= 128 else usual, cols if 32 <= cols <= 256 else COLS
 
 
 def work(p: Problem) -> list[list[Part]]:
     """For each range of batch rows and heads that share their blocks: the problem's part, and one for each view."""
     parts = p.parts()
-    size = _size(p.where)
+    size = _size(p)
     plans = [_plan(part, size) for part in parts]
     over_b, over_h = (max(plan.status.shape[axis] for plan in plans) for axis in (0, 1))
     work = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -125,10 +126,19 @@ class Problem:
         """The disjoint sub-problems whose states merge to this one: the rest, then one for each view."""
         rest, parts = self.where, []
         for view in self.views:
-            part = replace(self, q=view.q, k=self.k if view.k is None else view.k, where=rest & view.where, views=())
-            parts.append(part)
-            rest = rest & ~view.where
+            seen, rest = _split(rest, view.where)
+            parts.append(replace(self, q=view.q, k=self.k if view.k is None else view.k, where=seen, views=()))
         return [replace(self, where=rest, views=()), *parts]
+
+
+def _split(where: Mask, view: Mask) -> tuple[Mask, Mask]:
+    """The pairs of a mask inside and outside a view's; the same objects for the same masks, so that plans are kept."""
+    return _kept_split(where, view) if where.structural and view.structural else (where & view, where & ~view)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_split(where: Mask, view: Mask) -> tuple[Mask, Mask]:
+    return where & view, where & ~view
 
 
 def problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -28,8 +29,9 @@ class StreamingLLM(Method):
 
     Raises: ValueError where window < 1 or sinks < 0.
     Source: Efficient Streaming Language Models with Attention Sinks, 2309.17453, section 3.
-    Differs from the paper: keys stay rotated as cached; instead the query that looks at a sink is turned back by the
-    gap left by evicted keys, which gives the same scores at O(1) a step.
+    Differs from the paper: the window's keys stay rotated as cached; instead the few sinks are turned forward by the
+    gap that evicted keys left, or in prefill, where every query has its own gap, the query is turned back. That gives
+    the same scores at O(sinks) a step.
     """
 
     window: int = 508
@@ -58,16 +60,46 @@ class StreamingLLM(Method):
     def where(self, site: Site, q: Tensor, k: Tensor) -> Mask | None:
         if self.window >= site.M and site.phase == "prefill":
             return None
-        recent = window_mask(self.window)
-        return recent | sinks_mask(self.sinks) if self.sinks else recent
+        return _kept(self.window, self.sinks)
+
+    def inputs(self, site: Site, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        if not self._turns_keys(site):
+            return None
+        gap = self._gap(site)
+        if not int(gap) > 0:
+            return None
+        slots = ((site.k_positions[0] >= 0) & (site.k_positions[0] < self.sinks)).nonzero()[:, 0]
+        k = k.clone()
+        k[:, :, slots] = site.rotate(k[:, :, slots], gap[0].expand(len(slots)))
+        return q, k, v
 
     def views(self, site: Site, q: Tensor, k: Tensor) -> Sequence[View]:
-        if not (self.in_cache_positions and self.sinks):
+        if not (self.in_cache_positions and self.sinks) or self._turns_keys(site):
             return ()
-        gap = (site.q_positions - (self.window + self.sinks - 1)).clamp(min=0)
+        gap = self._gap(site)
         if not bool(torch.any(gap > 0)):
             return ()
-        return (View(sinks_mask(self.sinks) & ~window_mask(self.window), site.rotate(q, -gap)),)
+        return (View(_far(self.window, self.sinks), site.rotate(q, -gap)),)
+
+    def _gap(self, site: Site) -> Tensor:
+        """How many tokens each query's cache has let go between its sinks and its window, [B|1, N]."""
+        return (site.q_positions - (self.window + self.sinks - 1)).clamp(min=0)
+
+    def _turns_keys(self, site: Site) -> bool:
+        """One query of one text has one gap, and turning its few sinks forward is cheaper than scoring them apart."""
+        alone = site.phase == "decode" and site.k_positions.shape[0] == 1 and site.k_positions.dim() == 2
+        return alone and self.in_cache_positions and self.sinks > 0
 
     def cache(self, site: Site) -> Window | None:
         return Window(self.window, self.sinks)
+
+
+@functools.cache
+def _kept(window: int, sinks: int) -> Mask:
+    return window_mask(window) | sinks_mask(sinks) if sinks else window_mask(window)
+
+
+@functools.cache
+def _far(window: int, sinks: int) -> Mask:
+    """The pairs of a query and a sink that has left its window."""
+    return sinks_mask(sinks) & ~window_mask(window)
