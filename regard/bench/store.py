@@ -32,6 +32,22 @@ def write(result: dict[str, Any], path: Path) -> None:
             os.unlink(temporary)
 
 
+def writable(path: Path) -> None:
+    """Find out before anything is measured whether a file can be written; nothing is made.
+
+    Raises: RegardError where it can't.
+    """
+    if path.is_dir():
+        raise RegardError(f"{path} can't be written: it is a folder.")
+    folder = path.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise RegardError(f"{path} can't be written: {folder} is a file, not a folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RegardError(f"{path} can't be written: {folder} may not be written.")
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read a result back.
 

@@ -57,7 +57,9 @@ class Subject:
     def read(self, ids: Tensor, past: Any = None) -> tuple[Tensor, Any]:
         """One forward pass over [T], the head for its last token alone: last hidden states [T, C], and the cache."""
         kept: list[Tensor] = []
-        hook = self.model.base_model.register_forward_hook(lambda _m, _i, out: kept.append(out.last_hidden_state))
+        # Not base_model: OPT never calls it, only the decoder inside.
+        decoder = self.model.get_decoder()
+        hook = decoder.register_forward_hook(lambda _m, _i, out: kept.append(out.last_hidden_state))
         try:
             found = self.forward(ids[None].to(self.device), past, logits_to_keep=1)
         finally:

@@ -34,6 +34,10 @@ from regard.errors import RegardError
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run in --out stopped.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--device", default=None, help="cpu or cuda.  [default: cuda where there is one]")
+@click.option(
+    "--list", "list_methods", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, _, on: _list(c, on),
+    help="Print the methods with their settings, and stop.",
+)  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="For the needles and the resampling.")
 def compare(
     model: str,
@@ -68,16 +72,20 @@ def compare(
     saved = out / "compare.json"
     if resume:
         store.read(saved)
+    for file in (saved, json_file):
+        if file is not None:
+            store.writable(file)
+    where = _device(device)
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True,
+        disable=not console.is_terminal,  # elsewhere it would leave an empty line
     )  # fmt: skip
     try:
         with bar:
             task = bar.add_task(f"opening {model}", total=1.0)
-            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            subject = Subject.open(model, dtype=getattr(torch, dtype), device=device)
+            subject = Subject.open(model, dtype=getattr(torch, dtype), device=where)
             result = run(
                 subject, book, picked, settings,
                 path=saved, resume=resume, command=["regard", *sys.argv[1:]],
@@ -96,3 +104,32 @@ def compare(
     shown.print(table(result))
     shown.print(verdict(result))
     shown.print(f"Report: {report}", highlight=False, soft_wrap=True)
+
+
+def _device(name: str | None) -> str:
+    """The device that is meant, tried before anything is loaded."""
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises depends on the device
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RegardError(f"--device {name} can't be used here ({said}). Type --device cpu.") from error
+    return name
+
+
+def _list(context: click.Context, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from rich.table import Table
+
+    from regard.methods.registry import methods
+
+    table = Table("method", "settings", "what a query sees", box=None, pad_edge=False)
+    for name, kind in methods().items():
+        typed = kind().label.partition(":")[2].replace(",", " ")
+        table.add_row(name, typed, kind.spec.what)
+    Console().print(table)
+    context.exit()

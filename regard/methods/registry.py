@@ -39,6 +39,7 @@ def create(name: str, **settings: object) -> Method:
         if setting not in fields:
             have = f"Its settings are {', '.join(fields)}." if fields else "It has none."
             raise RegardError(f"{name} has no setting {setting!r}.{near(setting, fields)} {have}")
+        _right_kind(name, fields[setting], settings[setting])
     try:
         return kind(**settings)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
@@ -70,12 +71,29 @@ def near(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {found[0]!r}?" if found else ""
 
 
+_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+
+
+def _kinds(field: dataclasses.Field) -> list[str]:
+    """The kinds of value that a setting takes, as its annotation names them."""
+    return [part.strip() for part in str(field.type).split("|")]
+
+
+def _right_kind(name: str, field: dataclasses.Field, value: object) -> None:
+    kinds = _kinds(field)
+    known = [kind for kind in kinds if kind in _KINDS]
+    came = "None" if value is None else type(value).__name__
+    if not known or came in kinds or (came == "int" and "float" in kinds):
+        return
+    raise RegardError(f"{name}.{field.name} must be {' or '.join(_KINDS[kind] for kind in known)}; got {value!r}.")
+
+
 def _value(name: str, key: str, text: str) -> object:
     kind = methods().get(name)
     field = next((f for f in dataclasses.fields(kind) if f.name == key), None) if kind else None
     if field is None:
         return text  # create() names the unknown method or setting
-    kinds = {part.strip() for part in str(field.type).split("|")}
+    kinds = _kinds(field)
     if "None" in kinds and text.lower() == "none":
         return None
     for wanted, read in (("bool", _bool), ("int", int), ("float", float)):
@@ -85,8 +103,7 @@ def _value(name: str, key: str, text: str) -> object:
             except ValueError:
                 if wanted == "int" and "float" in kinds:
                     continue
-                expected = {"bool": "true or false", "int": "a whole number", "float": "a number"}[wanted]
-                raise RegardError(f"{name}.{key} must be {expected}; got {text!r}.") from None
+                raise RegardError(f"{name}.{key} must be {_KINDS[wanted]}; got {text!r}.") from None
     return text
 
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from regard.masks import TilePlan, cached_tiles
+from regard.masks import Mask, TilePlan, cached_tiles
 from regard.ops.engine import apply_edits, wide
 from regard.ops.problem import Problem
 from regard.ops.runs import Block, blocks
 
-# Queries and keys a tile, chosen by measurement (`make bench`): where heads share keys, their rows stand together.
-ROWS, SHARED_ROWS, COLS = 128, 64, 128
+ROWS, COLS = 64, 128  # queries and keys a tile, chosen by measurement (`make bench`)
+
+
+class Space:
+    """Memory that one block leaves to the next: fresh memory for every block would cost more than the products."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, Tensor] = {}
+
+    def take(self, place: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """A tensor of this shape, with whatever is in it."""
+        size = math.prod(shape)
+        if place not in self.held or self.held[place].numel() < size:
+            self.held[place] = like.new_empty(size)
+        return self.held[place][:size].view(shape)
 
 
 class Part:
@@ -40,11 +55,13 @@ class Part:
         """Where a block's rows stand in a tensor over all heads and queries."""
         return t[self.batch, self.heads, block.start : block.stop]
 
-    def scores(self, block: Block, extra: int = 0) -> Tensor:
+    def scores(self, block: Block, extra: int = 0, space: Space | None = None) -> Tensor:
         """Masked scores [b * g, share * rows, extra + keys] of one block; the first `extra` columns are for others."""
         # Scaled block by block: a scaled copy of all queries would be fresh memory, which costs more than the products.
         q = cut(self.q, block) * self.p.scale
-        scores = torch.bmm(q, laid(self.k, block, extra).transpose(1, 2))
+        k = laid(self.k, block, extra)
+        into = None if space is None else space.take(0, (*q.shape[:2], k.shape[1]), q)
+        scores = torch.bmm(q, k.transpose(1, 2), out=into)
         if block.spare is not None:
             aside = torch.bmm(q, self.k.index_select(1, block.spare).transpose(1, 2))
             scores[:, :, extra : extra + len(block.spare)] = aside
@@ -101,17 +118,16 @@ def cut(rows: Tensor, block: Block) -> Tensor:
     return part[:, 0] if rows.shape[1] == 1 else part.flatten(1, 2)
 
 
-def _size(p: Problem) -> tuple[int, int]:
+def _size(mask: Mask) -> tuple[int, int]:
     """Tiles of the grain that the mask was chosen in, where that is a good size to compute with."""
-    usual = ROWS if p.H == p.G else SHARED_ROWS
-    rows, cols = p.where.grain or (usual, COLS)
-    return rows if 32 <= rows <= 128 else usual, cols if 32 <= cols <= 256 else COLS
+    rows, cols = mask.grain or (ROWS, COLS)
+    return rows if 32 <= rows <= 128 else ROWS, cols if 32 <= cols <= 256 else COLS
 
 
 def work(p: Problem) -> list[list[Part]]:
     """For each range of batch rows and heads that share their blocks: the problem's part, and one for each view."""
     parts = p.parts()
-    size = _size(p)
+    size = _size(p.where)
     plans = [_plan(part, size) for part in parts]
     over_b, over_h = (max(plan.status.shape[axis] for plan in plans) for axis in (0, 1))
     work = []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from regard.edits import softmax
 from regard.ops.engine import StateEngine, common_refusals, wide
-from regard.ops.parts import Part, cut, work
+from regard.ops.parts import Part, Space, cut, work
 from regard.ops.problem import Problem
 from regard.ops.runs import Block
 from regard.ops.state import State
@@ -69,6 +69,7 @@ class _Recomputed(torch.autograd.Function):
 def _forward(p: Problem, wanted: bool) -> tuple[Tensor, Tensor]:
     out = p.q.new_empty(p.B, p.H, p.N, p.v.shape[-1])
     lse = p.q.new_full((p.B, p.H, p.N), -torch.inf, dtype=wide(p.q.dtype)) if wanted else p.q.new_empty(0)
+    space = Space()
     for parts in work(p):
         v = parts[0].keys(p.v)
         for row in zip(*(part.blocks for part in parts), strict=True):
@@ -81,12 +82,12 @@ def _forward(p: Problem, wanted: bool) -> tuple[Tensor, Tensor]:
             # Only where no piece shows a row anything does softmax meet a row of -inf, and its NaN is zeroed.
             hidden = [rows for part, block in pieces if (rows := part.empty(block)) is not None]
             empty = functools.reduce(torch.logical_and, hidden) if len(hidden) == len(pieces) else None
-            scores, extra = _joint(pieces)
+            scores, extra = _joint(pieces, space)
             if wanted:
                 sums = _log_sum_exp_(scores)
                 parts[0].into(lse, row[0]).copy_(sums.view(into.shape[:3]))
             else:
-                scores = torch.softmax(scores, -1)
+                scores = torch.softmax(scores, -1, out=space.take(1, tuple(scores.shape), scores))
             result = _read(pieces, scores, v, extra)
             if p.edits and result.isnan().any():  # a bias of -inf may hide a whole row that the mask shows
                 result = result.nan_to_num(0.0)
@@ -94,15 +95,15 @@ def _forward(p: Problem, wanted: bool) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-def _joint(pieces: list[tuple[Part, Block]]) -> tuple[Tensor, int]:
+def _joint(pieces: list[tuple[Part, Block]], space: Space) -> tuple[Tensor, int]:
     """The pieces' scores side by side, the largest last, and how many columns stand before it."""
     *others, (part, block) = pieces
     extra = sum(other.keys for _, other in others)
     if not others:
-        return part.scores(block), 0
+        return part.scores(block, space=space), 0
     if block.main is None or block.main.stop < block.keys + extra or 4 * extra > block.keys or part.p.edits:
         return torch.cat([one.scores(it) for one, it in pieces], -1), extra
-    scores, place = part.scores(block, extra), 0
+    scores, place = part.scores(block, extra, space), 0
     for one, it in others:
         scores[:, :, place : place + it.keys] = one.scores(it)
         place += it.keys

@@ -21,13 +21,14 @@ class SpargeAttn(Method):
     """In prefill, each block of queries computes the fewest key blocks whose pooled attention reaches `tau`.
 
     Blocks whose tokens point in different directions (mean cosine similarity not above `theta`) are never skipped,
-    since their mean says little about them. `sink` keeps the first key block. Decoding is dense.
+    since their mean says little about them; keys are taken without the mean of all keys. `sink` keeps the first key
+    block. Decoding is dense.
 
     Raises: ValueError where tau is outside (0, 1], theta outside [-1, 1], or a block size is below 1.
     Source: SpargeAttn, 2502.18137, section 3: the first of its two filters.
     Differs from the paper: one tau and theta for all heads instead of a tuned table; blocks on the edge of what the
-    model allows (the diagonal) are always computed, so that no query is left without keys; its second filter (skipping
-    products inside the softmax loop) and its INT8 path belong to a kernel and are left out.
+    model allows and on the diagonal are always computed, so that no query is left without keys; its second filter
+    (skipping products inside the softmax loop) and its INT8 path belong to a kernel and are left out.
     """
 
     tau: float = 0.9
@@ -65,26 +66,30 @@ class SpargeAttn(Method):
         at_q, at_k = site.q_positions, site.k_positions
         down, across = blocks_of(at_q, self.q_block), blocks_of(at_k, self.k_block)
         share = q.shape[1] // k.shape[1]
+        smooth = k - block_means(k, at_k, int(at_k.max()) + 1, 1)[0].to(k.dtype)
         q_mean, _ = block_means(q, at_q, self.q_block, down)
-        k_mean, held = block_means(k - k.mean(2, keepdim=True), at_k, self.k_block, across)
+        k_mean, held = block_means(smooth, at_k, self.k_block, across)
         alike_q = self._alike(q, at_q, self.q_block, down)
-        alike_k = self._alike(k, at_k, self.k_block, across).repeat_interleave(share, 1)
+        alike_k = self._alike(smooth, at_k, self.k_block, across).repeat_interleave(share, 1)
         scores = q_mean @ k_mean.repeat_interleave(share, 1).transpose(-1, -2) * (site.scale or q.shape[-1] ** -0.5)
+        i, j = torch.arange(down * self.q_block), torch.arange(across * self.k_block)
         tiles = site.base.tiles(
-            int(at_q.max()) + 1,
-            int(at_k.max()) + 1,
+            len(i),
+            len(j),
             (self.q_block, self.k_block),
             batch=q.shape[0],
             heads=q.shape[1],
-            q_positions=torch.arange(int(at_q.max()) + 1),
-            k_positions=torch.arange(int(at_k.max()) + 1),
+            q_positions=i,
+            k_positions=j,
         ).status.to(q.device)
+        i, j = i[:: self.q_block, None].to(q.device), j[:: self.k_block].to(q.device)
+        own = (j < i + self.q_block) & (i < j + self.k_block)
         usable = (tiles != EMPTY) & (held > 0).unsqueeze(2)
         weights = torch.softmax(scores.masked_fill(~(usable & alike_k.unsqueeze(2)), -torch.inf), -1).nan_to_num(0.0)
         ordered, order = weights.sort(-1, descending=True)
         before = ordered.cumsum(-1) - ordered
         kept = torch.zeros_like(weights, dtype=torch.bool).scatter(-1, order, (before < self.tau) & (ordered > 0))
-        kept = kept | ~alike_q.unsqueeze(-1) | ~alike_k.unsqueeze(-2) | (tiles == PARTIAL)
+        kept = kept | ~alike_q.unsqueeze(-1) | ~alike_k.unsqueeze(-2) | (tiles == PARTIAL) | own
         if self.sink:
             kept[..., 0] = True
         tokens = q.shape[1] * q.shape[2] + 2 * k.shape[1] * k.shape[2]
