@@ -25,15 +25,18 @@ class Figure:
         return asdict(self)
 
 
-def in_turn(ways: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each way, in turn `repeats` times; each turn runs a way twice and counts the second.
+def in_turn(
+    ways: dict[str, Callable[[], object]], repeats: int, device: torch.device, *, twice: bool = True
+) -> dict[str, float]:
+    """Median seconds of each way, in turn `repeats` times; with `twice` each turn runs a way twice and counts the second.
 
     The first puts caches and allocator into the state that the way itself leaves, not the one its neighbour left.
     """
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            way()
+            if twice:
+                way()
             settle(device)
             start = time.perf_counter()
             way()
