@@ -28,7 +28,7 @@ class Figure:
 def in_turn(
     ways: dict[str, Callable[[], object]], repeats: int, device: torch.device, *, twice: bool = True
 ) -> dict[str, float]:
-    """Median seconds of each way, in turn `repeats` times; with `twice` each turn runs a way twice and counts the second.
+    """Median seconds of each way, in turn `repeats` times; `twice`: run each way twice a turn, count the second.
 
     The first puts caches and allocator into the state that the way itself leaves, not the one its neighbour left.
     """

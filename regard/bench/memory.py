@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ def peak(device: torch.device) -> Iterator[Peak]:
     """Measure the peak within the block: the GPU allocator's, or this process' resident memory on Linux."""
     found = Peak()
     gc.collect()
+    _give_back()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -39,6 +42,13 @@ def peak(device: torch.device) -> Iterator[Peak]:
     end = _resident("VmHWM") if start is not None else None
     if start is not None and end is not None:
         found.bytes = max(0, end - start)
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: kept by the allocator, it would hide what the work takes again."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _reset() -> bool:

@@ -55,4 +55,5 @@ def by_place(mask_mod: MaskMod, grid: Grid, device: torch.device) -> MaskMod:
 def _listed(which: Tensor) -> tuple[Tensor, Tensor]:
     """How many columns each row marks, and their indices first."""
     order = torch.sort(which.to(torch.int8), dim=-1, descending=True, stable=True).indices
-    return which.sum(-1, dtype=torch.int32), order.to(torch.int32)
+    # The CPU kernel reads the indices as contiguous whatever their strides.
+    return which.sum(-1, dtype=torch.int32), order.to(torch.int32).contiguous()

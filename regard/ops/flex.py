@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from regard.ops.problem import Problem
 from regard.ops.state import State
 
 _TILE = 128
+_KINDS = 1 << 12  # kinds of mask that one process may compile
 
 
 class Flex(StateEngine):
@@ -75,7 +77,14 @@ def _score_mod(p: Problem) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor],
 def _compiled() -> Callable:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+
+    def run(*inputs: Any, **settings: Any) -> Any:
+        # Past torch's limit of 8 kinds in a process flex_attention would hold all N x M scores, with only a warning.
+        with torch._dynamo.config.patch(recompile_limit=_KINDS, accumulated_recompile_limit=_KINDS):
+            return compiled(*inputs, **settings)
+
+    return run
 
 
 @functools.cache

@@ -83,14 +83,14 @@ def _forward(p: Problem, wanted: bool) -> tuple[Tensor, Tensor]:
             hidden = [rows for part, block in pieces if (rows := part.empty(block)) is not None]
             empty = functools.reduce(torch.logical_and, hidden) if len(hidden) == len(pieces) else None
             scores, extra = _joint(pieces, space)
+            if p.edits:  # a bias of -inf may hide a whole row that the mask shows
+                empty = scores.amax(-1, keepdim=True) == -torch.inf
             if wanted:
                 sums = _log_sum_exp_(scores)
                 parts[0].into(lse, row[0]).copy_(sums.view(into.shape[:3]))
             else:
                 scores = torch.softmax(scores, -1, out=space.take(1, tuple(scores.shape), scores))
             result = _read(pieces, scores, v, extra)
-            if p.edits and result.isnan().any():  # a bias of -inf may hide a whole row that the mask shows
-                result = result.nan_to_num(0.0)
             into.copy_((result if empty is None else result.masked_fill(empty, 0.0)).view(into.shape))
     return out, lse
 

@@ -111,6 +111,17 @@ def test_memory_that_was_never_written_is_never_read(engine, mask, poisoned):
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves)
 
 
+@pytest.mark.parametrize("edits", [[], [ALiBi(heads=4)], [Bias(torch.zeros(130, 400, dtype=torch.float64))]])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_nan_that_is_seen_stays_visible(engine, edits):
+    c = case("causal", "many_tiles")
+    v = c.v.clone()
+    v[0, 1, 300, 2] = torch.nan
+    found = attend(c.q, c.k, v, where=c.where, edits=edits, engine=ENGINES[engine])
+    assert found[0, 2:, 30:, 2].isnan().all()
+    assert not found[0, :2].isnan().any()
+
+
 class Same(Edit):
     """Gives back the very tensor it was given."""
 
