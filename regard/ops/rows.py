@@ -14,7 +14,7 @@ from regard.ops.engine import Engine, apply_edits, common_refusals, log_sum_exp,
 from regard.ops.problem import Problem, Rows
 from regard.ops.state import State, merge
 
-_SCORES = 1 << 21  # scores held at a time, so that a block stays near the processor's cache
+_SCORES = 1 << 20  # scores held at a time, so that a block stays near the processor's cache
 
 
 @dataclass(frozen=True)

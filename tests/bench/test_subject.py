@@ -81,11 +81,11 @@ def test_the_peak_is_what_was_held_at_once() -> None:
             del block
     if held.bytes is None:
         pytest.skip("this system does not let a process reset its peak")
-    assert 0.9 * size < held.bytes < 1.7 * size
+    assert 0.9 * size < held.bytes < 2.5 * size  # three at once would be 3 * size
     with peak(torch.device("cpu")) as held:
         pass
     assert held.bytes is not None
-    assert held.bytes < size / 8
+    assert held.bytes < size / 2
 
 
 def test_seconds() -> None:
