@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ class Answer:
     weights: Array
 
 
-def array(value: object) -> Array:
+def array(value: Any) -> Array:
     """Anything with numbers, as float64."""
     return np.asarray(value.detach().double().numpy() if hasattr(value, "detach") else value, dtype=np.float64)
 

@@ -20,6 +20,8 @@ from regard.errors import RegardError, Unsupported
 from regard.hf import check
 from regard.methods.method import Method
 
+_QUESTION = 64  # tokens that a needle's question and answer may take after the text
+
 
 class Progress(Protocol):
     """What is told of a long run: what is being done, and how much of the whole is done (0 to 1)."""
@@ -50,6 +52,7 @@ def compare(
         raise Unsupported(f"{subject.loaded.name} can't be served. " + " ".join(refused))
     ids = subject.tokens(text.content)
     _long_enough(ids, text, settings)
+    _room(subject, settings)
     result = _head(subject, text, ids, settings, command)
     if resume and path is not None:
         result = _resumed(store.read(path), result, path)
@@ -98,6 +101,22 @@ def _long_enough(ids: Tensor, text: Text, settings: Settings) -> None:
         f"{text.name} has {len(ids)} tokens; --context {context} and --decode {decode} need {context + decode}. "
         f"{advice}"
     )
+
+
+def _room(subject: Subject, settings: Settings) -> None:
+    """A model that learnt each position has only so many."""
+    longest = subject.longest
+    if longest is None:
+        return
+    has = f"{subject.loaded.name} has learned positions for {longest} tokens;"
+    more = max(settings.decode, _QUESTION)
+    if settings.context + more > longest:
+        fits = (longest - more) // 64 * 64
+        advice = f"Type --context {fits}." if fits >= 64 else "Type a smaller --decode, or take another --model."
+        needs = f"--context {settings.context} with --decode {settings.decode} needs {settings.context + more}."
+        raise RegardError(f"{has} {needs} {advice}")
+    if settings.stream > longest:
+        raise RegardError(f"{has} --stream {settings.stream} needs {settings.stream}. Leave --stream out.")
 
 
 def _head(subject: Subject, text: Text, ids: Tensor, settings: Settings, command: Sequence[str]) -> dict[str, Any]:
@@ -149,7 +168,11 @@ def _resumed(before: dict[str, Any], now: dict[str, Any], path: Path) -> dict[st
                 )
     if before.get("seed") != now["seed"]:
         raise RegardError(f"{path} was measured with seed {before.get('seed')}; type --seed {before.get('seed')}.")
-    return {**now, "rows": before["rows"], "stream": before.get("stream", [])}
+    # Streams of another length are measured again; where none is asked for, those that are there stay.
+    length, asked = before["settings"].get("stream", 0), now["settings"]["stream"]
+    kept = before.get("stream", []) if asked in (0, length) else []
+    settings = {**now["settings"], "stream": asked or length}
+    return {**now, "settings": settings, "rows": before["rows"], "stream": kept}
 
 
 RELATIVE = ("perplexity", "kv_bytes", "prefill_seconds", "decode_ms_per_token", "peak_bytes", "score_flops")
@@ -164,11 +187,14 @@ def _related(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row["worse_than_baseline"] = any(
             base is not row
             and base["density"] <= row["density"] * 1.02
-            and base["perplexity"] < row["perplexity"]
-            and base["kl"] < row["kl"]
+            and all(_less(base[name], row[name]) for name in ("perplexity", "kl"))
             for base in baselines
         )
     return rows
+
+
+def _less(a: float | None, b: float | None) -> bool:
+    return a is not None and b is not None and a < b
 
 
 def _ratio(row: dict[str, Any], dense: dict[str, Any] | None, name: str) -> float | None:

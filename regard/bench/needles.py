@@ -32,8 +32,10 @@ class Needles:
 
 def hide(tokenizer: Any, tokens: Tensor, length: int, count: int, seed: int = 0) -> Needles:
     """Hide `count` facts "The secret number of NAME is 12345." evenly in the first `length` tokens of a text."""
+    if count > len(NAMES):
+        raise ValueError(f"at most {len(NAMES)} facts have names of their own; got {count}.")
     generator = torch.Generator().manual_seed(seed)
-    names = [NAMES[n % len(NAMES)] for n in torch.randperm(len(NAMES), generator=generator)[:count].tolist()]
+    names = [NAMES[n] for n in torch.randperm(len(NAMES), generator=generator)[:count].tolist()]
     numbers = torch.randint(10000, 100000, (count,), generator=generator).tolist()
     facts = [_ids(tokenizer, f"\n\nThe secret number of {a} is {n}.\n\n") for a, n in zip(names, numbers, strict=True)]
     room = length - sum(map(len, facts))

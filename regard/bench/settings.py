@@ -36,9 +36,11 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("context", 64), ("decode", 0), ("needles", 1), ("stream", 0)):
+        for name, least in (("context", 64), ("decode", 0), ("needles", 1), ("stream", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise RegardError(f"--{name} must be at least {least}; got {getattr(self, name)}.")
+        if self.seed >= 2**32:
+            raise RegardError(f"--seed must be below {2**32}; got {self.seed}.")
 
 
 def chosen(texts: tuple[str, ...] | list[str]) -> list[Method]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 
 def perplexity(losses: Tensor) -> float:
     """The exponential of the mean loss [T] in nats."""
-    return math.exp(losses.double().mean().item())
+    return losses.double().mean().exp().item()
 
 
 def bootstrap(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from regard.bench.report.files import write_bytes
 from regard.errors import RegardError
 
 
@@ -18,18 +18,10 @@ def write(result: dict[str, Any], path: Path) -> None:
     Raises: RegardError where the folder can't be made or written.
     """
     text = json.dumps(_plain(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
+        write_bytes(path, text.encode())
     except OSError as error:
         raise RegardError(f"{path} can't be written: {error.strerror or error}.") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def writable(path: Path) -> None:
@@ -59,9 +51,19 @@ def read(path: Path) -> dict[str, Any]:
         raise RegardError(f"There is nothing to resume: no {path}. Type the command without --resume.") from None
     except (OSError, ValueError) as error:
         raise RegardError(f"{path} can't be read ({error}). Type the command without --resume.") from error
-    if not isinstance(found, dict) or found.get("schema") != 1 or not isinstance(found.get("rows"), list):
+    if not _is_ours(found):
         raise RegardError(f"{path} is not a result of regard compare. Type the command without --resume.")
     return found
+
+
+def _is_ours(found: Any) -> bool:
+    if not isinstance(found, dict) or found.get("schema") != 1 or not isinstance(found.get("rows"), list):
+        return False
+    parts = (found.get(part, {}) for part in ("model", "text", "settings"))
+    listed = [found["rows"], found.get("stream", [])]
+    return all(isinstance(part, dict) for part in parts) and all(
+        isinstance(rows, list) and all(isinstance(row, dict) and "label" in row for row in rows) for rows in listed
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.errors import RegardError, Unsupported
 from regard.hf import Loaded, load
@@ -48,6 +48,13 @@ class Subject:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that a table of learned positions has room for; None where the model has no such table."""
+        names = (name for name, part in self.model.named_modules() if isinstance(part, nn.Embedding))
+        learned = any("position" in name or name.endswith("wpe") for name in names)
+        return getattr(self.model.config, "max_position_embeddings", None) if learned else None
 
     def tokens(self, text: str) -> Tensor:
         """The text as token ids [T]."""

@@ -76,6 +76,7 @@ def compare(
         if file is not None:
             store.writable(file)
     where = _device(device)
+    before = _stamp(saved)
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
@@ -96,7 +97,9 @@ def compare(
             if json_file is not None:
                 store.write(result, json_file)
     except KeyboardInterrupt:
-        rows = len(store.read(saved)["rows"]) if saved.exists() else 0
+        if not resume and _stamp(saved) == before:
+            raise RegardError("Stopped before a row was finished; type the same command to begin again.") from None
+        rows = len(store.read(saved)["rows"])
         raise RegardError(
             f"Stopped. {rows} finished rows are in {saved}; type the same command with --resume to go on."
         ) from None
@@ -104,6 +107,15 @@ def compare(
     shown.print(table(result))
     shown.print(verdict(result))
     shown.print(f"Report: {report}", highlight=False, soft_wrap=True)
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """What changes when a file is written again; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
 
 
 def _device(name: str | None) -> str:

@@ -23,8 +23,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
     path = tmp_path / "compare.json"
-    store.write({"schema": 1, "rows": [math.nan, (math.inf, -math.inf, 1.5)], "x": {"y": math.nan}}, path)
-    assert store.read(path) == {"schema": 1, "rows": [None, [None, None, 1.5]], "x": {"y": None}}
+    store.write({"schema": 1, "rows": [], "x": {"y": [math.nan, (math.inf, -math.inf, 1.5)], "z": math.nan}}, path)
+    assert store.read(path) == {"schema": 1, "rows": [], "x": {"y": [None, [None, None, 1.5]], "z": None}}
     assert "NaN" not in path.read_text()
     assert "Infinity" not in path.read_text()
 

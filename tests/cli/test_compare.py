@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,8 @@ def test_methods(method: str, said: str, capfd: Output) -> None:
         ("--context", "63", "--context must be at least 64; got 63."),
         ("--decode", "-1", "--decode must be at least 0; got -1."),
         ("--stream", "-5", "--stream must be at least 0; got -5."),
+        ("--seed", "-1", "--seed must be at least 0; got -1."),
+        ("--seed", str(2**70), f"--seed must be below {2**32}; got {2**70}."),
         ("--context", "long", "'long' is not a valid integer"),
         ("--dtype", "float8", "'float8' is not one of"),
         ("--device", "abacus", "--device abacus can't be used here ("),
@@ -150,21 +154,57 @@ def test_json_where_a_folder_is(tmp_path: Path, model: str, capfd: Output) -> No
     assert "can't be written: it is a folder." in refused(["--model", model, *SHORT, "--json", str(tmp_path)], capfd)
 
 
+def interrupted(at: str) -> Callable[..., object]:
+    """The comparison, stopped by a person when it tells that it is at a method."""
+
+    def compare(*given: object, progress: object, **named: object) -> object:
+        def stop(doing: str, done: float) -> None:
+            if doing.startswith(at):
+                raise KeyboardInterrupt
+
+        return run(*given, progress=stop, **named)  # type: ignore[arg-type]
+
+    return compare
+
+
+def test_an_interrupt_before_any_row_does_not_promise_rows(
+    tmp_path: Path, model: str, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regard.bench.compare.compare", interrupted("dense"))
+    out = tmp_path / "out"
+    typed = ["compare", "--model", model, *SHORT, "--out", str(out)]
+    said = "regard: Stopped before a row was finished; type the same command to begin again.\n"
+    assert main(typed) == 2
+    assert capfd.readouterr() == ("", said)
+    assert not out.exists()
+    out.mkdir()
+    (out / "compare.json").write_text('{"schema": 1, "rows": []}')  # what an earlier comparison left
+    assert main(typed) == 2
+    assert capfd.readouterr() == ("", said)
+    assert os.listdir(out) == ["compare.json"]
+
+
+def test_a_full_disk(tmp_path: Path, model: str, capfd: Output) -> None:
+    """A limit on the size of files stands for a disk with so much room."""
+    resource = pytest.importorskip("resource")
+    out, limits = tmp_path / "out", resource.getrlimit(resource.RLIMIT_FSIZE)
+    capfd.readouterr()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        assert main(["compare", "--model", model, *SHORT, "--out", str(out)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert capfd.readouterr() == ("", f"regard: {out / 'compare.json'} can't be written: File too large.\n")
+    assert list(out.iterdir()) == []
+
+
 def test_an_interrupt_says_how_to_go_on_and_resume_does(
     tmp_path: Path, model: str, capfd: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, kept = tmp_path / "out", tmp_path / "kept.json"
     typed = ["compare", "--model", model, *SHORT, "--out", str(out), "--json", str(kept)]
-
-    def interrupted(*given: object, progress: object, **named: object) -> object:
-        def stop(doing: str, done: float) -> None:
-            if doing.startswith("sliding_window"):
-                raise KeyboardInterrupt
-
-        return run(*given, progress=stop, **named)  # type: ignore[arg-type]
-
     with monkeypatch.context() as patch:
-        patch.setattr("regard.bench.compare.compare", interrupted)
+        patch.setattr("regard.bench.compare.compare", interrupted("sliding_window"))
         assert main(typed) == 2
     said = capfd.readouterr()
     assert said.out == ""

@@ -149,8 +149,7 @@ def bound(q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype, scale: float | No
     """
     u = torch.finfo(dtype).eps / 2
     q, k, v = q.detach().double(), k.detach().double(), v.detach().double()
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    largest = float(q.norm(dim=-1).max() * k.norm(dim=-1).max()) * scale
+    largest = float(q.norm(dim=-1).max() * k.norm(dim=-1).max()) * (scale or q.shape[-1] ** -0.5)
     wrong = ((q.shape[-1] + 2) * largest + more) * u
     return (2 * wrong + 2 * (k.shape[2] + 4) * u) * float(v.abs().max())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -166,7 +168,8 @@ def test_auto_runs_what_it_explains(monkeypatch):
     for name, engine in ENGINES.items():
         kind, run = type(engine), type(engine).run
         monkeypatch.setattr(kind, "run", lambda self, p, run=run, name=name: ran.append(name) or run(self, p))
-    for settings in ({"where": masks.causal()}, {"edits": [Softcap(1.0)]}, {"normaliser": Sigmoid()}):
+    asked: list[dict[str, Any]] = [{"where": masks.causal()}, {"edits": [Softcap(1.0)]}, {"normaliser": Sigmoid()}]
+    for settings in asked:
         told = explain(q, k, v, **settings)
         assert not ran
         attend(q, k, v, **settings)

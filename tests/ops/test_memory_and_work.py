@@ -150,8 +150,8 @@ def test_documents_in_one_sequence_equal_the_documents_on_their_own():
     found = attend(q, k, v, where=masks.documents(ids) & masks.causal(), engine="tiles")
     start = 0
     for length in lengths:
-        own = [t[:, :, start : start + length] for t in (q, k, v)]
-        alone = torch.nn.functional.scaled_dot_product_attention(*own, is_causal=True, enable_gqa=True)
+        a, b, c = (t[:, :, start : start + length] for t in (q, k, v))
+        alone = torch.nn.functional.scaled_dot_product_attention(a, b, c, is_causal=True, enable_gqa=True)
         torch.testing.assert_close(
             found[:, :, start : start + length], alone, rtol=0, atol=bound(q, k, v, torch.float64)
         )

@@ -120,6 +120,14 @@ def test_gradients_pass_through_merge():
     assert torch.autograd.gradcheck(joined, leaves)
 
 
+def test_two_empty_sides_have_a_gradient_of_zero():
+    leaves = [t.clone().requires_grad_() for t in (EMPTY.out, EMPTY.lse, EMPTY.out, EMPTY.lse)]
+    found = merge(State(leaves[0], leaves[1]), State(leaves[2], leaves[3]))
+    total = found.out.sum() + torch.where(found.lse == -torch.inf, 0.0, found.lse).sum()
+    for gradient in torch.autograd.grad(total, leaves):
+        assert (gradient == 0).all()
+
+
 def test_a_merge_of_bfloat16_outputs_is_weighed_in_float32():
     q, k, v = tensors(SHAPES["square"], torch.bfloat16)
     places = torch.arange(70)

@@ -15,9 +15,11 @@ from tests.ops.cases import ENGINES, SHAPES, Shape, assert_equals, bound, seeded
 
 SHAPE_NAMES = ["square", "few_queries", "one_query", "many_tiles"]
 FAR, EARLY = ~masks.window(20), masks.sinks(3)
+TABLE = torch.rand(50, 50, generator=seeded(9)) < 0.6
 WHERE = {
     "causal": (masks.causal(), lambda i, j: j <= i),
     "none": (None, lambda i, j: (i == i) & (j == j)),
+    "held_in_a_tensor": (masks.blocks(TABLE, 8), lambda i, j: TABLE.numpy()[i // 8, j // 8]),
     "outside_the_view": (masks.window(8), lambda i, j: (i - 8 < j) & (j <= i)),
 }
 
