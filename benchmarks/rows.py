@@ -16,13 +16,19 @@ from regard.ops import Rows, attend
 N = 4096
 
 
+def entropies(weights: Tensor) -> Tensor:
+    """Nats of each row; several times as fast as torch.special.entr, whose loop is scalar on CPU."""
+    least = torch.finfo(weights.dtype).tiny
+    return weights.clamp_min(least).log_().mul_(weights).sum(-1).neg_()
+
+
 def run(device: torch.device, quick: bool) -> Iterator[Figure]:
     """Entropy of every row of 8 heads."""
     q, k, v = qkv(N, torch.float32, device)
     found: list[Tensor] = []
 
     def entropy(rows: Rows) -> None:
-        found.append(torch.special.entr(rows.weights).sum(-1))
+        found.append(entropies(rows.weights))
 
     def streamed() -> None:
         found.clear()
@@ -32,7 +38,7 @@ def run(device: torch.device, quick: bool) -> Iterator[Figure]:
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         later = torch.ones(N, N, dtype=torch.bool, device=device).triu(1)
         weights = scores.masked_fill(later, -torch.inf).softmax(-1)
-        return weights @ v, torch.special.entr(weights).sum(-1)
+        return weights @ v, entropies(weights)
 
     times = in_turn(
         {"rows": streamed, "sdpa": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)}, 5, device

@@ -164,6 +164,8 @@ def _softmax_seen(scores: Tensor, seen: Tensor | None) -> Tensor:
         seen = seen.expand(*seen.shape[:-1], scores.shape[-1])
     # Dead rows are filled with zeros, not -inf, so that neither the weights nor their gradients meet a nan.
     dead = ~seen.any(-1, keepdim=True)
+    if not dead.any():
+        return torch.where(seen, scores, -torch.inf).softmax(-1)
     fill = torch.where(dead, 0.0, -torch.inf).to(scores.dtype)
     return torch.where(seen, scores, fill).softmax(-1).masked_fill(dead, 0.0)
 

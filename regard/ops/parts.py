@@ -12,21 +12,47 @@ from regard.ops.engine import apply_edits, wide
 from regard.ops.problem import Problem
 from regard.ops.runs import Block, blocks
 
-ROWS, COLS = 64, 128  # queries and keys a tile, chosen by measurement (`make bench`)
+ROWS, COLS = 64, 64  # queries and keys a tile, chosen by measurement (`make bench`)
 
 
 class Space:
     """Memory that one block leaves to the next: fresh memory for every block would cost more than the products."""
 
     def __init__(self) -> None:
-        self.held: dict[int, Tensor] = {}
+        self.held: Tensor | None = None
 
-    def take(self, place: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def reserve(self, size: int, like: Tensor) -> Tensor:
+        """Memory for this many numbers at least."""
+        if self.held is None or self.held.numel() < size:
+            self.held = like.new_empty(size)
+        return self.held
+
+    def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """A tensor of this shape, with whatever is in it."""
         size = math.prod(shape)
-        if place not in self.held or self.held[place].numel() < size:
-            self.held[place] = like.new_empty(size)
-        return self.held[place][:size].view(shape)
+        return self.reserve(size, like)[:size].view(shape)
+
+
+class Keys:
+    """Keys or values [b * g, M, width] of a part, and the rows of spare slots, which many blocks share."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+        self._spare: Tensor | None = None
+        self._aside = rows
+
+    def aside(self, spare: Tensor) -> Tensor:
+        """The rows of a block's spare slots."""
+        if self._spare is not spare:
+            self._spare, self._aside = spare, self.rows.index_select(1, spare)
+        return self._aside
+
+    def laid(self, block: Block, extra: int = 0) -> Tensor:
+        """The rows under a block's columns; under spare and extra columns, whatever lies there."""
+        if block.index is not None:
+            return self.rows.index_select(1, block.index)
+        assert block.main is not None
+        return self.rows[:, block.main.stop - block.keys - extra : block.main.stop]
 
 
 class Part:
@@ -43,13 +69,22 @@ class Part:
         self.share = min(of, heads.stop - heads.start)
         self.q, self.k = self.rows(p.q), self.keys(p.k)
 
-    def keys(self, t: Tensor) -> Tensor:
+    def keys(self, t: Tensor) -> Keys:
         """Keys or values of these groups."""
-        return t[self.batch, self.groups].to(self.kind).flatten(0, 1)
+        return Keys(t[self.batch, self.groups].to(self.kind).flatten(0, 1))
 
     def rows(self, t: Tensor) -> Tensor:
         """Queries, or what goes with them, as [b * g, share, N, width]."""
         return t[self.batch, self.heads].to(self.kind).unflatten(1, (-1, self.share)).flatten(0, 1)
+
+    @property
+    def room(self) -> int:
+        """How many numbers the largest block's scores take."""
+        return (
+            self.q.shape[0]
+            * self.share
+            * max((block.keys * (block.stop - block.start) for block in self.blocks), default=0)
+        )
 
     def into(self, t: Tensor, block: Block) -> Tensor:
         """Where a block's rows stand in a tensor over all heads and queries."""
@@ -57,31 +92,28 @@ class Part:
 
     def scores(self, block: Block, extra: int = 0, space: Space | None = None) -> Tensor:
         """Masked scores [b * g, share * rows, extra + keys] of one block; the first `extra` columns are for others."""
-        # Scaled block by block: a scaled copy of all queries would be fresh memory, which costs more than the products.
-        q = cut(self.q, block) * self.p.scale
-        k = laid(self.k, block, extra)
-        into = None if space is None else space.take(0, (*q.shape[:2], k.shape[1]), q)
-        scores = torch.bmm(q, k.transpose(1, 2), out=into)
+        q, k, scale = cut(self.q, block), self.k.laid(block, extra), self.p.scale
+        shape = (*q.shape[:2], k.shape[1])
+        into = q.new_empty(shape) if space is None else space.take(shape, q)
+        # Scaled in the product: a scaled copy of all queries would be fresh memory, which costs more than the products.
+        scores = torch.baddbmm(into, q, k.transpose(1, 2), beta=0, alpha=scale, out=into)
         if block.spare is not None:
-            aside = torch.bmm(q, self.k.index_select(1, block.spare).transpose(1, 2))
-            scores[:, :, extra : extra + len(block.spare)] = aside
+            over = scores[:, :, extra : extra + len(block.spare)]
+            over.copy_(torch.baddbmm(over, q, self.k.aside(block.spare).transpose(1, 2), beta=0, alpha=scale))
         if self.p.edits:
             scores = self._edited(scores, block)
         apart = scores if self.share == 1 else scores.view(scores.shape[0], self.share, -1, scores.shape[2])
         for edge in block.edges:
-            apart[..., extra + edge.first : extra + edge.last] += edge.bias
+            apart[..., extra + edge.first : extra + edge.last].add_(edge.bias)
         return scores
 
-    def read(self, weights: Tensor, v: Tensor, block: Block, extra: int = 0) -> Tensor:
-        """Weights times values, the first `extra` columns left out; the weights are used up."""
-        spare = 0 if block.spare is None else len(block.spare)
-        aside = None
-        if block.spare is not None:
-            aside = torch.bmm(weights[:, :, extra : extra + spare], v.index_select(1, block.spare))
-        if extra + spare:
-            weights[:, :, : extra + spare].zero_()
-        values = laid(v, block, extra)
-        return torch.bmm(weights, values) if aside is None else aside.baddbmm_(weights, values)
+    def read(self, weights: Tensor, v: Keys, block: Block, extra: int = 0) -> Tensor:
+        """Weights times values, the first `extra` columns left out."""
+        if block.spare is None:
+            return torch.bmm(weights[:, :, extra:], v.laid(block))
+        first = extra + len(block.spare)
+        out = torch.bmm(weights[:, :, extra:first], v.aside(block.spare))
+        return out.baddbmm_(weights[:, :, first:], v.rows[:, block.main])
 
     def empty(self, block: Block) -> Tensor | None:
         """Rows that see nothing, [share * rows, 1]."""
@@ -102,14 +134,6 @@ class Part:
 def _of(positions: Tensor, batch: slice, heads: slice) -> Tensor:
     over_b, over_h = positions.shape[0] > 1, positions.shape[1] > 1
     return positions[batch if over_b else slice(0, 1), heads if over_h else slice(0, 1)]
-
-
-def laid(t: Tensor, block: Block, extra: int = 0) -> Tensor:
-    """The keys or values under a block's columns; under spare and extra columns, whatever lies there."""
-    if block.index is not None:
-        return t.index_select(1, block.index)
-    assert block.main is not None
-    return t[:, block.main.stop - block.keys - extra : block.main.stop]
 
 
 def cut(rows: Tensor, block: Block) -> Tensor:

@@ -98,8 +98,7 @@ def _chunk(p: Problem, start: int, stop: int, first: int, last: int, partial: bo
         scores = torch.where(view.where.at(b, h, i, j), other, scores)
     rows, slots = torch.arange(start, stop, device=device).view(-1, 1), torch.arange(first, last, device=device)
     scores = apply_edits(p.edits, scores, b, h, (i, j), (rows, slots))
-    seen = seen.expand_as(scores)
-    lse = log_sum_exp(scores, seen) if partial or p.state else scores.new_zeros(scores.shape[:3])
+    lse = log_sum_exp(scores, seen.expand_as(scores)) if partial or p.state else scores.new_zeros(scores.shape[:3])
     if partial:
         shift = lse.masked_fill(lse == -torch.inf, 0.0).unsqueeze(-1)
         # Hidden before the exponential: a hidden score may be far above the visible ones.

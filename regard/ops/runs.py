@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import weakref
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,7 +30,8 @@ class Block:
 
     Its scores stand side by side in `keys` columns: one slice of key slots `main`; or with `spare` columns of other
     slots before it, laid over the slots just before `main`; or, with `main` None, the slots `index` gathered. `edges`
-    mask columns; `empty` [rows] marks queries that see nothing, or is None where every query sees something.
+    mask columns; `empty` [rows] marks queries that see nothing, or is None where every query sees something. `run`
+    counts the blocks from here on that are this one again, moved on by its number of queries.
     """
 
     start: int
@@ -39,6 +42,7 @@ class Block:
     index: Tensor | None
     edges: tuple[Edge, ...]
     empty: Tensor | None
+    run: int = 1
 
     @property
     def slots(self) -> Tensor:
@@ -109,6 +113,7 @@ def _blocks(plan: TilePlan, patterns: _Patterns, b: int, h: int, device: torch.d
     status, ids = plan.status[b, h].numpy(), plan.pattern_ids[b, h].numpy()
     rows, cols = plan.size
     shared: dict[tuple, _Shape] = {}
+    slots = functools.cache(functools.partial(_slots, device=device))
     work = []
     for r in range(status.shape[0]):
         start, stop = r * rows, min(plan.N, (r + 1) * rows)
@@ -124,11 +129,36 @@ def _blocks(plan: TilePlan, patterns: _Patterns, b: int, h: int, device: torch.d
         key = (stop - start, tuple(joined), tuple(numbers), ragged)
         if key not in shared:
             shared[key] = _shape(patterns, numbers, joined, stop - start, cols, ragged)
-        work.append(_block(shared[key], tiles, cols, start, stop, device))
-    return work
+        work.append(_block(shared[key], tiles, cols, start, stop, slots))
+    return _counted(work)
 
 
-def _block(shape: _Shape, tiles: list[int], cols: int, start: int, stop: int, device: torch.device) -> Block:
+def _counted(work: list[Block]) -> list[Block]:
+    """The same blocks, each knowing how long a run it starts."""
+    found: list[Block] = []
+    for block in reversed(work):
+        found.append(replace(block, run=found[-1].run + 1) if found and _moved(block, found[-1]) else block)
+    return found[::-1]
+
+
+def _moved(block: Block, after: Block) -> bool:
+    step = block.stop - block.start
+    return (
+        block.main is not None
+        and after.main is not None
+        and after.stop - after.start == step
+        and (after.main.start, after.main.stop) == (block.main.start + step, block.main.stop + step)
+        and after.edges is block.edges
+        and after.spare is block.spare
+        and after.keys == block.keys
+        and block.empty is None
+        and after.empty is None
+    )
+
+
+def _block(
+    shape: _Shape, tiles: list[int], cols: int, start: int, stop: int, slots: Callable[[tuple], Tensor]
+) -> Block:
     spans: list[tuple[int, int]] = []
     for c, (first, last) in zip(tiles, shape.trims, strict=True):
         if spans and spans[-1][1] == c * cols + first:
@@ -142,11 +172,11 @@ def _block(shape: _Shape, tiles: list[int], cols: int, start: int, stop: int, de
         return Block(start, stop, keys, slice(first, last), None, None, shape.edges, shape.empty)
     # A few keys apart (such as sinks) are cheaper laid over unneeded columns than gathered with all the rest.
     if aside <= first and 4 * aside <= last - first:
-        return Block(start, stop, keys, slice(first, last), _slots(others, device), None, shape.edges, shape.empty)
-    return Block(start, stop, keys, None, None, _slots(spans, device), shape.edges, shape.empty)
+        return Block(start, stop, keys, slice(first, last), slots(tuple(others)), None, shape.edges, shape.empty)
+    return Block(start, stop, keys, None, None, slots(tuple(spans)), shape.edges, shape.empty)
 
 
-def _slots(spans: list[tuple[int, int]], device: torch.device) -> Tensor:
+def _slots(spans: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     return torch.from_numpy(np.concatenate([np.arange(a, z) for a, z in spans])).to(device)
 
 

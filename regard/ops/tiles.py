@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from regard.edits import softmax
 from regard.ops.engine import StateEngine, common_refusals, wide
-from regard.ops.parts import Part, Space, cut, work
+from regard.ops.parts import Keys, Part, Space, cut, work
 from regard.ops.problem import Problem
 from regard.ops.runs import Block
+from regard.ops.stack import LEAST, stack
 from regard.ops.state import State
 
 
@@ -67,16 +69,26 @@ class _Recomputed(torch.autograd.Function):
 
 
 def _forward(p: Problem, wanted: bool) -> tuple[Tensor, Tensor]:
-    out = p.q.new_empty(p.B, p.H, p.N, p.v.shape[-1])
+    # Written at once by all threads, or each block would wait for one thread to be given its memory.
+    out = p.q.new_empty(p.B, p.H, p.N, p.v.shape[-1]).zero_()
     lse = p.q.new_full((p.B, p.H, p.N), -torch.inf, dtype=wide(p.q.dtype)) if wanted else p.q.new_empty(0)
     space = Space()
+
+    def normalise(scores: Tensor) -> tuple[Tensor, Tensor | None]:
+        if wanted:
+            return scores, _log_sum_exp_(scores)
+        # In place, so that a block's scores stay in a core's own cache.
+        return torch.softmax(scores, -1, out=scores), None
+
     for parts in work(p):
         v = parts[0].keys(p.v)
-        for row in zip(*(part.blocks for part in parts), strict=True):
-            into = parts[0].into(out, row[0])
+        joined = list(zip(*(part.blocks for part in parts), strict=True))
+        if len(parts) == 1 and not p.edits:
+            joined = _stacked(parts[0], v, normalise, out, lse if wanted else None, space)
+        space.reserve(max(part.room for part in parts), parts[0].q)
+        for row in joined:
             pieces = [(part, block) for part, block in zip(parts, row, strict=True) if block.keys]
             if not pieces:
-                into.zero_()
                 continue
             pieces.sort(key=lambda piece: piece[1].keys)
             # Only where no piece shows a row anything does softmax meet a row of -inf, and its NaN is zeroed.
@@ -85,14 +97,29 @@ def _forward(p: Problem, wanted: bool) -> tuple[Tensor, Tensor]:
             scores, extra = _joint(pieces, space)
             if p.edits:  # a bias of -inf may hide a whole row that the mask shows
                 empty = scores.amax(-1, keepdim=True) == -torch.inf
-            if wanted:
-                sums = _log_sum_exp_(scores)
-                parts[0].into(lse, row[0]).copy_(sums.view(into.shape[:3]))
-            else:
-                scores = torch.softmax(scores, -1, out=space.take(1, tuple(scores.shape), scores))
-            result = _read(pieces, scores, v, extra)
+            weights, sums = normalise(scores)
+            if sums is not None:
+                held = parts[0].into(lse, row[0])
+                held.copy_(sums.view(held.shape))
+            result = _read(pieces, weights, v, extra)
+            into = parts[0].into(out, row[0])
             into.copy_((result if empty is None else result.masked_fill(empty, 0.0)).view(into.shape))
     return out, lse
+
+
+def _stacked(
+    part: Part, v: Keys, normalise: Callable[..., Any], out: Tensor, lse: Tensor | None, space: Space
+) -> list[tuple[Block]]:
+    """Compute the runs of blocks that can be stacked; the blocks that are left."""
+    left, at = [], 0
+    while at < len(part.blocks):
+        run = part.blocks[at : at + part.blocks[at].run]
+        if len(run) >= LEAST:
+            stack(part, v, run, normalise, out, lse, space)
+        else:
+            left += [(block,) for block in run]
+        at += len(run)
+    return left
 
 
 def _joint(pieces: list[tuple[Part, Block]], space: Space) -> tuple[Tensor, int]:
@@ -110,15 +137,13 @@ def _joint(pieces: list[tuple[Part, Block]], space: Space) -> tuple[Tensor, int]
     return scores, extra
 
 
-def _read(pieces: list[tuple[Part, Block]], weights: Tensor, v: Tensor, extra: int) -> Tensor:
-    """Weights times values over all pieces; the weights are used up."""
+def _read(pieces: list[tuple[Part, Block]], weights: Tensor, v: Keys, extra: int) -> Tensor:
+    """Weights times values over all pieces."""
     *others, (part, block) = pieces
     aside, place = [], 0
     for one, it in others:
         aside.append(one.read(weights[:, :, place : place + it.keys], v, it))
         place += it.keys
-    if extra and (block.main is None or block.main.stop < block.keys + extra):
-        weights, extra = weights[:, :, extra:], 0
     return sum(aside, start=part.read(weights, v, block, extra))
 
 
@@ -141,7 +166,7 @@ def _backward(
     # Rows that see nothing pass no gradient on, whatever comes down to them; a sum of +inf makes their weights 0.
     pull, sums = pull.masked_fill(none, 0.0), lse.unsqueeze(-1).masked_fill(none, torch.inf)
     for (part,) in work(p):
-        keys, values = part.keys(k), part.keys(v)
+        keys, values = part.keys(k).rows, part.keys(v).rows
         over = [part.rows(t) for t in (q, dout, pull, sums)]
         into_k, into_v = dk[part.batch, part.groups], dv[part.batch, part.groups]
         for block in part.blocks:
