@@ -18,7 +18,11 @@ class EngineRefused(Unsupported):
 
     def __init__(self, engine: str, reasons: list[str]) -> None:
         self.engine, self.reasons = engine, reasons
-        super().__init__(f"Engine {engine!r} can't run this: {'; '.join(reasons)}. Use engine='auto'.")
+        why = "; ".join(reasons)
+        if engine == "auto":
+            super().__init__(f"No engine can run this: {why}.")
+        else:
+            super().__init__(f"Engine {engine!r} can't run this: {why}. Use engine='auto'.")
 
 
 class MissingExtra(RegardError, ImportError):

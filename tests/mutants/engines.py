@@ -8,6 +8,7 @@ CHOOSE = ("tests/ops/test_choose.py",)
 PROBLEM = ("tests/ops/test_problem.py",)
 ROWS = ("tests/ops/test_rows_callback.py",)
 WORK = ("tests/ops/test_memory_and_work.py",)
+STACK = ("tests/ops/test_stack.py",)
 O = "regard/ops/"
 
 
@@ -76,16 +77,26 @@ FAULTS = [
     Fault(O + "runs.py", "None if bool(some.all()) else ~some", "None", "rows that see nothing are not known", of("tiles and state")),
     Fault(O + "runs.py", "patterns.rows[numbers, :rows].any(0)", "patterns.rows[numbers, :rows].all(0)", "rows that see something are taken for empty", of("tiles")),
     # Tiles: parts.
-    Fault(O + "parts.py", "cut(self.q, block) * self.p.scale", "cut(self.q, block)", "tiles have no scale", of("tiles")),
+    Fault(O + "parts.py", "beta=0, alpha=scale, out=into)", "beta=0, out=into)", "tiles have no scale", of("tiles")),
     Fault(O + "parts.py", "for edge in block.edges:", "for edge in ():", "tiles drop their masks", of("tiles")),
-    Fault(O + "parts.py", "weights[:, :, : extra + spare].zero_()", "pass", "keys under spare columns are read", of("tiles and many_tiles")),
-    Fault(O + "parts.py", "return torch.bmm(weights, values) if aside is None else", "return torch.bmm(weights, values) if True else", "keys apart are left out", of("tiles and many_tiles")),
-    Fault(O + "parts.py", "return t[:, block.main.stop - block.keys - extra : block.main.stop]", "return t[:, max(0, block.main.stop - block.keys - extra - 1) : block.main.stop - 1]", "tiles read a run one key early", of("tiles")),
+    Fault(O + "parts.py", "over.copy_(torch.baddbmm(over", "(torch.baddbmm(over", "keys under spare columns are read", of("tiles and many_tiles")),
+    Fault(O + "parts.py", "out = torch.bmm(weights[:, :, extra:first]", "out = torch.bmm(0 * weights[:, :, extra:first]", "keys apart are left out", of("tiles and many_tiles")),
+    Fault(O + "parts.py", "return self.rows[:, block.main.stop - block.keys - extra : block.main.stop]", "return self.rows[:, max(0, block.main.stop - block.keys - extra - 1) : block.main.stop - 1]", "tiles read a run one key early", of("tiles")),
     Fault(O + "parts.py", "slice(heads.start // of, (heads.stop - 1) // of + 1)", "slice(0, heads.stop - heads.start)", "a head reads the first one's keys", of("tiles and per_head")),
     Fault(O + "parts.py", "batch = slice(b, b + 1) if over_b > 1 else slice(0, p.B)", "batch = slice(0, 1) if over_b > 1 else slice(0, p.B)", "only the first batch row is computed", of("tiles and documents")),
     Fault(O + "parts.py", "return min(b, plan.status.shape[0] - 1),", "return 0,", "all batch rows have the first one's plan", of("tiles and documents")),
     Fault(O + "parts.py", "if not p.explicit:", "if True:", "tiles ignore positions", of("tiles", "positions")),
     Fault(O + "parts.py", "(i.unsqueeze(-1), j.unsqueeze(-2)), (rows.view(-1, 1), slots)", "(rows.view(-1, 1), slots), (rows.view(-1, 1), slots)", "edits in tiles ignore positions", of("tiles", "edits_in_attend")),
+    # Tiles: stacked blocks.
+    Fault(O + "stack.py", "beta=0, alpha=scale, out=scores)", "beta=0, out=scores)", "stacked blocks have no scale", STACK),
+    Fault(O + "stack.py", "for edge in block.edges:", "for edge in ():", "stacked blocks drop their masks", STACK),
+    Fault(O + "stack.py", "aside.view(n, size, spare), scale,", "aside.view(n, size, spare), 1.0,", "keys apart of stacked blocks have no scale", STACK),
+    Fault(O + "stack.py", "result = weights[:, :, :spare].flatten(0, 1)", "result = 0 * weights[:, :, :spare].flatten(0, 1)", "keys apart of stacked blocks are left out", STACK),
+    Fault(O + "stack.py", "_windows(v.rows[g], main.start,", "_windows(v.rows[0], main.start,", "stacked blocks read the first head's values", STACK),
+    Fault(O + "stack.py", "divmod(g * part.share + s,", "divmod(g * part.share,", "the heads of a group are written over each other", STACK),
+    Fault(O + "runs.py", "and after.edges is block.edges", "and True", "blocks of other masks are stacked", STACK),
+    Fault(O + "runs.py", "and after.spare is block.spare", "and True", "blocks of other keys apart are stacked", STACK),
+    Fault(O + "tiles.py", "lse if wanted else None", "None", "stacked blocks have no log-sum-exp", STACK),
     # Tiles: forward and backward.
     Fault(O + "tiles.py", "result.masked_fill(empty, 0.0)", "result", "rows that see nothing come out NaN", of("tiles")),
     Fault(O + "tiles.py", "empty = scores.amax(-1, keepdim=True) == -torch.inf", "pass", "rows hidden by a bias come out NaN", of("tiles", "edits_in_attend")),
