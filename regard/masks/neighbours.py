@@ -47,7 +47,10 @@ class Neighbourhood(Mask):
         total = math.prod(self.shape)
         q, k = ((np.clip(axis.first, 0, total - 1), np.clip(axis.last, 0, total - 1)) for axis in (grid.q, grid.k))
         inside_q, inside_k = ((axis.first < total, axis.last < total) for axis in (grid.q, grid.k))
-        may, must = self._settled(boxes(*q, self.shape), boxes(*k, self.shape))
+        q_boxes, k_boxes = boxes(*q, self.shape), boxes(*k, self.shape)
+        if not q_boxes or not k_boxes:  # nothing but empty slots
+            return UNKNOWN
+        may, must = self._settled(q_boxes, k_boxes)
         if not (inside_q[1].all() and inside_k[1].all()):
             may = may & inside_q[0][..., None] & inside_k[0][..., None, :]
             must = must & inside_q[1][..., None] & inside_k[1][..., None, :]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regard.masks import EMPTY, FULL, PARTIAL, Mask
+from regard.masks import EMPTY, FULL, PARTIAL, Mask, neighbourhood
 from tests.masks.formulas import B, H, dense, expressions, leaves, positions
 
 
@@ -70,3 +70,9 @@ def test_a_plan_of_many_tiles_equals_the_formula(data):
     size = data.draw(st.sampled_from([4, (4, 3), (3, 4), (2, 2)]), label="size")
     q = data.draw(st.one_of(st.none(), positions(N, far)), label="q")
     assert_plan(mask, dense(formula, N, M, q, None), N, M, size, q)
+
+
+def test_a_neighbourhood_of_nothing_but_empty_slots_is_empty():
+    where = neighbourhood((2, 1), window=(1, 1))
+    for there in ({"k_positions": torch.tensor([-2])}, {"q_positions": torch.tensor([-1])}):
+        assert (where.tiles(1, 1, (1, 1), **there).status == EMPTY).all()
