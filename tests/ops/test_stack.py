@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from regard.masks import Mask, blocks, causal, dilated, documents, sinks, window
+from regard.masks import Mask, blocks, causal, dilated, documents, predicate, sinks, window
 from regard.masks.plan import cached_tiles
 from regard.ops import State, attend
 from regard.ops.runs import blocks as work
@@ -59,9 +59,10 @@ def test_stacked_blocks_equal_the_formula(name: str, limit: int | None, monkeypa
         causal() & documents(torch.arange(N) // 130) & window(400),
         causal() & dilated(300, 3),
         causal() & window(150) & blocks(torch.rand(16, 16, generator=torch.Generator().manual_seed(1)) > 0.3, (64, 64)),
-        causal() & (window(100) | blocks(torch.eye(16).roll(3, 1).bool() | torch.eye(16).bool(), (64, 64))),
+        causal() & (window(300) | blocks(torch.eye(16).roll(-8, 1).bool(), (64, 64))),
+        causal() & window(150) & ~predicate(lambda b, h, i, j: (i - j == 50) & (i % 128 < 64)),
     ],
-    ids=["documents", "dilated", "chosen", "moving"],
+    ids=["documents", "dilated", "chosen", "keys apart move", "masks alternate"],
 )
 def test_blocks_that_differ_are_not_taken_for_one_another(where: Mask) -> None:
     q, k, v = inputs()
