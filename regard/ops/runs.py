@@ -150,7 +150,6 @@ def _moved(block: Block, after: Block) -> bool:
         and (after.main.start, after.main.stop) == (block.main.start + step, block.main.stop + step)
         and after.edges is block.edges
         and after.spare is block.spare
-        and after.keys == block.keys
         and block.empty is None
         and after.empty is None
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from regard.ops.parts import Keys, Part, Space
 from regard.ops.runs import Block
 
+Normalise = Callable[[Tensor], tuple[Tensor, Tensor | None]]  # scores to weights and log-sum-exps, if wanted
 LEAST = 4  # blocks worth stacking
 _SCORES = 1 << 20  # scores held at a time, chosen by measurement (`make bench`)
 
@@ -19,9 +20,9 @@ def stack(
     part: Part,
     v: Keys,
     run: list[Block],
-    normalise: Callable[[Tensor], tuple[Tensor, Tensor | None]],
+    normalise: Normalise,
     out: Tensor,
-    lse: Tensor | None,
+    lse: Tensor,
     space: Space,
 ) -> None:
     """Write the outputs and, where `normalise` gives them, the log-sum-exps of a run of blocks.
@@ -33,7 +34,6 @@ def stack(
     threads = torch.get_num_threads()
     each = math.ceil(len(run) / parts / threads) * threads  # as much work for every thread
     outs = out[part.batch, part.heads]
-    sums = None if lse is None else lse[part.batch, part.heads]
     for g in range(part.q.shape[0]):
         for s in range(part.share):
             b, h = divmod(g * part.share + s, part.heads.stop - part.heads.start)
@@ -42,8 +42,8 @@ def stack(
                 rows = slice(blocks[0].start, blocks[-1].stop)
                 result, total = _stack(part, v, blocks, g, s, normalise, space)
                 outs[b, h, rows].view(result.shape).copy_(result)
-                if sums is not None and total is not None:
-                    sums[b, h, rows].view(total.shape[:2]).copy_(total.squeeze(-1))
+                if total is not None:
+                    lse[part.batch, part.heads][b, h, rows].view(total.shape[:2]).copy_(total.squeeze(-1))
 
 
 def _stack(
@@ -52,7 +52,7 @@ def _stack(
     blocks: list[Block],
     g: int,
     s: int,
-    normalise: Callable[[Tensor], tuple[Tensor, Tensor | None]],
+    normalise: Normalise,
     space: Space,
 ) -> tuple[Tensor, Tensor | None]:
     block, n = blocks[0], len(blocks)

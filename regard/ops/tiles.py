@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,14 +14,14 @@ from regard.ops.engine import StateEngine, common_refusals, wide
 from regard.ops.parts import Keys, Part, Space, cut, work
 from regard.ops.problem import Problem
 from regard.ops.runs import Block
-from regard.ops.stack import LEAST, stack
+from regard.ops.stack import LEAST, Normalise, stack
 from regard.ops.state import State
 
 
 class Tiles(StateEngine):
     """The mask's non-empty tiles as batched matrix products, with one softmax per block of queries in float32.
 
-    Time follows the visible tiles; memory is one block's scores. Its backward pass recomputes the scores.
+    Time follows the visible tiles; memory is the scores of one block or stack. Its backward pass recomputes the scores.
     """
 
     name = "tiles"
@@ -84,7 +83,7 @@ def _forward(p: Problem, wanted: bool) -> tuple[Tensor, Tensor]:
         v = parts[0].keys(p.v)
         joined = list(zip(*(part.blocks for part in parts), strict=True))
         if len(parts) == 1 and not p.edits:
-            joined = _stacked(parts[0], v, normalise, out, lse if wanted else None, space)
+            joined = _stacked(parts[0], v, normalise, out, lse, space)
         space.reserve(max(part.room for part in parts), parts[0].q)
         for row in joined:
             pieces = [(part, block) for part, block in zip(parts, row, strict=True) if block.keys]
@@ -107,9 +106,7 @@ def _forward(p: Problem, wanted: bool) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-def _stacked(
-    part: Part, v: Keys, normalise: Callable[..., Any], out: Tensor, lse: Tensor | None, space: Space
-) -> list[tuple[Block]]:
+def _stacked(part: Part, v: Keys, normalise: Normalise, out: Tensor, lse: Tensor, space: Space) -> list[tuple[Block]]:
     """Compute the runs of blocks that can be stacked; the blocks that are left."""
     left, at = [], 0
     while at < len(part.blocks):

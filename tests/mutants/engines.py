@@ -96,7 +96,7 @@ FAULTS = [
     Fault(O + "stack.py", "divmod(g * part.share + s,", "divmod(g * part.share,", "the heads of a group are written over each other", STACK),
     Fault(O + "runs.py", "and after.edges is block.edges", "and True", "blocks of other masks are stacked", STACK),
     Fault(O + "runs.py", "and after.spare is block.spare", "and True", "blocks of other keys apart are stacked", STACK),
-    Fault(O + "tiles.py", "lse if wanted else None", "None", "stacked blocks have no log-sum-exp", STACK),
+    Fault(O + "stack.py", "if total is not None:", "if False:", "stacked blocks have no log-sum-exp", STACK),
     # Tiles: forward and backward.
     Fault(O + "tiles.py", "result.masked_fill(empty, 0.0)", "result", "rows that see nothing come out NaN", of("tiles")),
     Fault(O + "tiles.py", "empty = scores.amax(-1, keepdim=True) == -torch.inf", "pass", "rows hidden by a bias come out NaN", of("tiles", "edits_in_attend")),

@@ -118,12 +118,14 @@ def test_settings_that_do_not_fit(wrong, ask):
 
 
 def test_what_fits_by_broadcasting_is_taken():
-    attend(
-        Q, K, V,
-        where=masks.documents(torch.zeros(2, 10, dtype=torch.long)) & masks.per_head([masks.causal(), masks.window(2)] * 2),
-        q_positions=torch.arange(6).view(1, 6), k_positions=torch.arange(10).expand(1, 4, 10),
-        edits=[Bias(zeros(4, 1, 10)), ALiBi(heads=4)], sinks=zeros(4), views=[View(masks.sinks(1), Q)],
-    )  # fmt: skip
+    settings = {
+        "where": masks.documents(torch.zeros(2, 10, dtype=torch.long)) & masks.per_head([masks.causal(), masks.window(2)] * 2),
+        "q_positions": torch.arange(6).view(1, 6), "k_positions": torch.arange(10).expand(1, 4, 10),
+        "edits": [Bias(zeros(4, 1, 10)), ALiBi(heads=4)], "sinks": zeros(4), "views": [View(masks.sinks(1), Q)],
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(t.shape, generator=generator) for t in (Q, K, V))
+    torch.testing.assert_close(attend(q, k, v, **settings), attend(q, k, v, engine="reference", **settings))
 
 
 def test_a_mask_that_is_not_boolean_or_branches_is_explained():
