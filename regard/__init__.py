@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from regard.hf.apply import apply as apply
     from regard.hf.apply import check as check
     from regard.hf.load import load as load
-    from regard.methods.registry import create as create
+    from regard.layers.attention import Attention as Attention
+    from regard.layers.create import create as create
+    from regard.mechanisms.walk import mechanisms as mechanisms
     from regard.methods.registry import methods as methods
     from regard.ops.attend import attend as attend
     from regard.ops.attend import explain as explain
@@ -21,26 +23,30 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Packages that can be called: `regard.mechanisms()`, and used as packages: `regard.mechanisms.dense`.
+_ROOMS = ("mechanisms", "methods")
 _HOME = {
+    "Attention": "regard.layers.attention",
     "apply": "regard.hf.apply",
     "attend": "regard.ops.attend",
     "check": "regard.hf.apply",
-    "create": "regard.methods.registry",
+    "create": "regard.layers.create",
     "explain": "regard.ops.attend",
     "load": "regard.hf.load",
     "merge": "regard.ops.state",
-    "methods": "regard.methods.registry",
     "State": "regard.ops.state",
 }
 
 
 def __getattr__(name: str) -> object:
+    if name in _ROOMS:
+        return importlib.import_module(f"regard.{name}")
     if name not in _HOME:
-        raise AttributeError(f"module 'regard' has no attribute {name!r}; it has {', '.join(_HOME)}.")
+        raise AttributeError(f"module 'regard' has no attribute {name!r}; it has {', '.join((*_HOME, *_ROOMS))}.")
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOME, *_ROOMS})

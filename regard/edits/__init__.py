@@ -6,6 +6,7 @@ from regard.edits.biases import Bias as Bias
 from regard.edits.biases import Emphasis as Emphasis
 from regard.edits.curves import Softcap as Softcap
 from regard.edits.curves import Temperature as Temperature
+from regard.edits.given import Given as Given
 from regard.edits.normalisers import Normaliser as Normaliser
 from regard.edits.normalisers import Sigmoid as Sigmoid
 from regard.edits.normalisers import Softmax as Softmax

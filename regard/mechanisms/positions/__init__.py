@@ -1,0 +1,3 @@
+"""How queries and keys are told where they are."""
+
+from regard.mechanisms.positions.none import NoPosition as NoPosition

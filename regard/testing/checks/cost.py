@@ -1,0 +1,95 @@
+"""Cost: how work and state grow with the number of tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from regard.caches import Held
+from regard.layers import Attention
+from regard.mechanisms import Call, Layer
+from regard.testing.checks.base import Check
+from regard.testing.failed import Failed
+from regard.testing.subject import Subject
+
+_LENGTHS = (512, 1024)
+_TOLERANCE = 0.2
+
+
+def time(subject: Subject) -> None:
+    """Counted floating-point operations grow with the number of tokens as claimed."""
+    layer = subject.layer().float()
+    counts = [_flops(subject, layer, N) for N in _LENGTHS]
+    if not all(counts):
+        return  # adds and table look-ups only, which are not counted
+    slope = math.log(counts[1] / counts[0], _LENGTHS[1] / _LENGTHS[0])
+    if not abs(slope - subject.spec.cost.time) <= _TOLERANCE:
+        raise Failed(
+            f"time grows as N^{slope:.2f} from {_LENGTHS[0]} to {_LENGTHS[1]} tokens ({counts[0]:,} to {counts[1]:,} "
+            f"operations); claimed N^{subject.spec.cost.time:g}."
+        )
+
+
+def state(subject: Subject) -> None:
+    """What decoding keeps grows with the number of tokens as claimed."""
+    layer = subject.layer().float()
+    sizes = []
+    for N in (256, 512):
+        x = torch.randn(1, N, subject.dim)
+        with torch.no_grad():
+            sizes.append(_bytes(layer.prefill(x, embeddings=x)[1].inner))
+    slope = math.log(max(sizes[1], 1) / max(sizes[0], 1), 2)
+    if not abs(slope - subject.spec.cost.state) <= _TOLERANCE:
+        raise Failed(
+            f"state grows as N^{slope:.2f} from 256 to 512 tokens ({sizes[0]:,} to {sizes[1]:,} bytes); claimed "
+            f"N^{subject.spec.cost.state:g}."
+        )
+
+
+def _flops(subject: Subject, layer: Layer, N: int) -> int:
+    """Operations of the part that the spec is about, for one sequence of N tokens."""
+    causal = subject.modes[0]
+    x = torch.randn(1, N, subject.dim)
+    call = Call(tokens=x, memory=x, causal=causal)
+    work: Callable[[], object] = lambda: layer(x, causal=causal, embeddings=x)  # noqa: E731
+    if isinstance(layer, Attention):
+        with torch.no_grad():
+            q, k, v = layer.projection(call)
+        call = call.with_(q=q)
+        pieces: dict[str, Callable[[], object]] = {
+            "projection": lambda: layer.projection(call),
+            "position": lambda: layer.position.edits(q, k, call),
+            "mixer": lambda: layer.mixer(q, k, v, call),
+            "merge": lambda: layer.merge(q, call),
+        }
+        work = pieces.get(subject.spec.slot, work)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def _bytes(kept: Any) -> int:
+    """Bytes of every tensor in a state, but for positions."""
+    if isinstance(kept, Held):
+        return kept.nbytes
+    if isinstance(kept, Tensor):
+        return kept.numel() * kept.element_size()
+    if isinstance(kept, (tuple, list)):
+        return sum(map(_bytes, kept))
+    if dataclasses.is_dataclass(kept) and not isinstance(kept, type):
+        return sum(_bytes(getattr(kept, field.name)) for field in dataclasses.fields(kept))
+    return 0
+
+
+def _keeps(subject: Subject) -> bool:
+    spec = subject.spec
+    return spec.decode and spec.causal and spec.slot in ("mixer", "layer")
+
+
+CHECKS = (Check("cost: time", time), Check("cost: state", state, _keeps))
