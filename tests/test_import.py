@@ -13,6 +13,7 @@ OPTIONAL = [
 ]  # fmt: skip
 CORE = [
     "regard.errors", "regard.core", "regard.masks", "regard.edits", "regard.ops", "regard.caches", "regard.papers",
+    "regard.measured", "regard.mechanisms", "regard.layers", "regard.testing",
 ]  # fmt: skip
 
 BLOCK = f"""
@@ -127,3 +128,9 @@ def test_the_front_door_brings_no_compiler() -> None:
     more = answer(script + "print(json.dumps({'more': sorted(set(sys.modules) - before)}))")["more"]
     assert "regard" in more
     assert [name for name in more if name.startswith(("torch._dynamo", "torch._inductor", "triton"))] == []
+
+
+def test_the_front_door_opens_quickly() -> None:
+    script = "import json, time, torch\nstart = time.perf_counter()\nimport regard\n"
+    more = answer(script + "print(json.dumps({'seconds': time.perf_counter() - start}))")
+    assert more["seconds"] < 0.3

@@ -22,8 +22,10 @@ COMMANDS = {
     "compare": Command(
         "regard.cli.compare:compare", "What each attention method saves and loses on a model and a text."
     ),
+    "list": Command("regard.cli.list:list_mechanisms", "List the mechanisms: what each does, supports and costs."),
     "models": Command("regard.cli.models:models", "List pretrained checkpoints, pull one, or say where it is."),
     "papers": Command("regard.cli.papers:papers", "The papers of the catalogue: done, planned or context only."),
+    "show": Command("regard.cli.show:show", "Show one mechanism or method: formula, settings, claims, source."),
 }
 
 

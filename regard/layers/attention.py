@@ -85,8 +85,8 @@ class Attention(Layer):
         return self.projection, self.position, self.mixer, self.merge
 
     @property
-    def decodes(self) -> bool:
-        return all(part.spec.decode for part in self.parts)
+    def halts(self) -> list[str]:
+        return [type(part).__name__ for part in self.parts if not part.spec.decode]
 
     def allow(self, call: Call) -> None:
         for part in self.parts:

@@ -88,8 +88,8 @@ class Layer(Slot):
 
         Raises: Unsupported where the mechanism does not decode.
         """
-        if not self.decodes:
-            raise Unsupported(f"{type(self).__name__} can't decode step by step. Call it on the whole sequence.")
+        if self.halts:
+            raise Unsupported(f"{', '.join(self.halts)} can't decode step by step. Call it on the whole sequence.")
         device = next((p.device for p in self.parameters()), torch.device("cpu"))
         return LayerState(torch.zeros(1, dtype=torch.int64, device=device), self.begin(batch))
 
@@ -146,9 +146,9 @@ class Layer(Slot):
         return LayerState(reordered(state.seen, index), reordered(state.inner, index))
 
     @property
-    def decodes(self) -> bool:
-        """Whether this layer can go on step by step."""
-        return self.spec.decode
+    def halts(self) -> list[str]:
+        """The parts that can't go on step by step, by class; none where the layer decodes."""
+        return [] if self.spec.decode else [type(self).__name__]
 
     def begin(self, batch: int) -> Any:
         """What is kept before the first token."""
