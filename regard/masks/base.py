@@ -186,7 +186,7 @@ def joint_axes(*masks: Mask) -> tuple[int, int]:
         if len(large) > 1:
             shown = " and ".join(f"{mask!r} has {size}" for mask, size in zip(masks, sizes, strict=True) if size > 1)
             raise ShapeError(f"Masks differ in their {name} axes: {shown}. Give all the same size, or 1.")
-        found.append(max(sizes, default=1))
+        found.append(max([1, *sizes]))
     return found[0], found[1]
 
 

@@ -191,7 +191,7 @@ def lead_axes(
             raise ShapeError(f"The {name} axes differ: {shown}. Give all the same size, or 1.")
         if not wanted:
             large.pop(f"{name}={asked}", None)
-        found.append(max(large.values(), default=1))
+        found.append(max([1, *large.values()]))
     return found[0], found[1]
 
 

@@ -80,11 +80,8 @@ class Part:
     @property
     def room(self) -> int:
         """How many numbers the largest block's scores take."""
-        return (
-            self.q.shape[0]
-            * self.share
-            * max((block.keys * (block.stop - block.start) for block in self.blocks), default=0)
-        )
+        largest = max([0, *(block.keys * (block.stop - block.start) for block in self.blocks)])
+        return self.q.shape[0] * self.share * largest
 
     def into(self, t: Tensor, block: Block) -> Tensor:
         """Where a block's rows stand in a tensor over all heads and queries."""

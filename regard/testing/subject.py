@@ -11,7 +11,7 @@ from torch import Tensor
 
 from regard.core import Spec
 from regard.layers.attention import SLOTS, Attention
-from regard.layers.create import Named, build, known
+from regard.layers.create import Named, build, known, settings_of
 from regard.mechanisms import Layer, Slot
 
 DIM, HEADS, BATCH, LENGTH = 32, 4, 2, 12
@@ -31,6 +31,7 @@ class Subject:
     dim: int = DIM
     heads: int = HEADS
     fixed: bool = False  # a layer that is there already: it has no settings
+    own: tuple[str, ...] = ()  # the names of its settings
 
     @property
     def label(self) -> str:
@@ -64,7 +65,8 @@ def subjects(given: str | type[Slot] | Layer) -> list[Subject]:
         return [Subject(name, claims, lambda dim, heads: copy.deepcopy(given), {}, given.dim, width, fixed=True)]
     kind = known(given) if isinstance(given, str) else given
     spec = kind.spec
-    return [Subject(spec.id, spec, _maker(kind), variant) for variant in ({}, *spec.variants)]
+    own = tuple(settings_of(kind))
+    return [Subject(spec.id, spec, _maker(kind), variant, own=own) for variant in ({}, *spec.variants)]
 
 
 def stir(layer: Layer, seed: int) -> Layer:

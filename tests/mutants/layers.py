@@ -14,7 +14,7 @@ SUITE = ("tests/testing/test_conformance.py", "-k", "softmax or gqa or concat")
 
 FAULTS = [
     Fault(C, "return causal() if self.causal else everything", "return everything", "a layer forgets that it is causal", LAYER),
-    Fault(C, "return seen & (j <= i) if self.causal else seen", "return seen & (j < i) if self.causal else seen", "a dense mask leaves out the diagonal", ("tests/mechanisms",)),
+    Fault(C, "return seen & (j <= i) if self.causal else seen", "return seen & (j < i) if self.causal else seen", "a dense mask leaves out the diagonal", ("tests/testing/test_conformance.py", "-k", "cope and limits")),
     Fault(C, "            k_positions=self.k_positions,\n        )", "            k_positions=None,\n        )", "a layer's keys lose their positions", LAYER),
     Fault(C, "edits=(*self.edits, *edits),", "edits=edits,", "a position's edits are dropped by attention", LAYER),
     Fault(C, "mask = self.where if where is None else self.where & where", "mask = self.where if where is None else where", "a mixer's own mask replaces the causal one", ("tests/testing/test_conformance.py", "-k", "sliding_window")),
