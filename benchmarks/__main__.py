@@ -17,7 +17,7 @@ from regard.bench.machine import machine, versions
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-SUITES = ("attend", "planning", "rows", "model")
+SUITES = ("attend", "planning", "rows", "model", "layers")
 MARK = "<!-- figures: written by make bench -->"
 
 

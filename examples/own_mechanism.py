@@ -1,4 +1,4 @@
-"""A mechanism outside of the package, in a layer, and held to what it claims. Run it: python examples/own_mechanism.py"""
+"""A mechanism outside of the package, in a layer, and held to what it claims."""
 
 from __future__ import annotations
 

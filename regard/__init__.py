@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from regard.hf.apply import apply as apply
     from regard.hf.apply import check as check
+    from regard.hf.lift import from_hf as from_hf
     from regard.hf.load import load as load
     from regard.layers.attention import Attention as Attention
     from regard.layers.create import create as create
@@ -32,6 +33,7 @@ _HOME = {
     "check": "regard.hf.apply",
     "create": "regard.layers.create",
     "explain": "regard.ops.attend",
+    "from_hf": "regard.hf.lift",
     "load": "regard.hf.load",
     "merge": "regard.ops.state",
     "State": "regard.ops.state",

@@ -22,5 +22,5 @@ def measured(name: str) -> tuple[str, ...]:
     if not row:
         return ()
     ratios = ", ".join(f"{ratio:.2f} at N={N}" for N, ratio in row["ratio"].items())
-    lines = [f"time against plain softmax, forward: {ratios}; from {row['grown']} tokens it grew as N^{row['slope']:.2f}"]
-    return (*lines, f"on {record['machine']} by: {record['command']}")
+    grown = f"from {row['grown']} tokens it grew as N^{row['slope']:.2f}"
+    return f"time against plain softmax, forward: {ratios}; {grown}", f"on {record['machine']} by: {record['command']}"

@@ -26,6 +26,9 @@ COMMANDS = {
     "models": Command("regard.cli.models:models", "List pretrained checkpoints, pull one, or say where it is."),
     "papers": Command("regard.cli.papers:papers", "The papers of the catalogue: done, planned or context only."),
     "show": Command("regard.cli.show:show", "Show one mechanism or method: formula, settings, claims, source."),
+    "train": Command(
+        "regard.cli.train:train", "What each mechanism learns on a small task, trained side by side, and at what cost."
+    ),
 }
 
 

@@ -64,7 +64,8 @@ class Spec:
     `causal`, `bidirectional`, `cross`, `decode`, `gqa` and `padding` say what a call may ask for. `scores` says of a
     mixer that it applies the edits of scores which a position hands it, and of a position that it makes such edits.
     `formula` is what the part computes, in plain text, a line each. `limits` name settings at which the part equals an
-    oracle, `variants` settings at which every check is made besides the defaults; `bfloat16` bounds its error in
+    oracle, `variants` settings at which every check is made besides the defaults, with a cost of their own where it is
+    another; `bfloat16` bounds its error in
     bfloat16, in multiples of plain attention's; `inert` names parameters that can't change the output, which get no
     gradient. `entry` is the id of its paper in the ledger where it is not `id`.
     `exact_at` is the setting at which a method must leave a pretrained model's logits unchanged.
@@ -84,7 +85,7 @@ class Spec:
     scores: bool = False
     cost: Cost
     limits: tuple[Limit, ...] = ()
-    variants: tuple[Mapping[str, object], ...] = ()
+    variants: tuple[Mapping[str, object] | tuple[Mapping[str, object], Cost], ...] = ()
     bfloat16: float = 2.0
     inert: tuple[str, ...] = ()
     entry: str = ""

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from regard.hf.apply import apply as apply
     from regard.hf.apply import can_rotate as can_rotate
     from regard.hf.apply import check as check
+    from regard.hf.lift import from_hf as from_hf
     from regard.hf.run import Run as Run
 
 _LATER = {
     "apply": "regard.hf.apply",
     "can_rotate": "regard.hf.apply",
     "check": "regard.hf.apply",
+    "from_hf": "regard.hf.lift",
     "Run": "regard.hf.run",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -84,9 +85,33 @@ class Attention(Layer):
         """The four slots, in the order that tokens pass them."""
         return self.projection, self.position, self.mixer, self.merge
 
+    def with_slots(self, **slots: str | Named | Slot) -> Attention:
+        """Another layer with these slots in place of its own, which goes on from this one's weights.
+
+        Parameters keep their values where the part in the same slot has one of the same name and shape; the others
+        start as the part starts them. Slots that are not named are copies.
+
+        Raises: RegardError for a slot that does not exist, and as the layer itself does.
+        """
+        if unknown := set(slots) - set(SLOTS):
+            raise RegardError(f"There is no slot {', '.join(sorted(unknown))}; slots are {', '.join(SLOTS)}.")
+        own = {slot: copy.deepcopy(getattr(self, slot)) for slot in SLOTS}
+        made = Attention(self.dim, self.heads, cache=self.cache, **{**own, **slots})  # type: ignore[arg-type]
+        like = next(self.parameters(), None)
+        if like is not None:
+            made = made.to(like.device, like.dtype)
+        known = self.state_dict()
+        for name, value in made.state_dict().items():
+            if name in known and known[name].shape == value.shape:
+                value.copy_(known[name])
+        return made.train(self.training)
+
     @property
     def halts(self) -> list[str]:
-        return [type(part).__name__ for part in self.parts if not part.spec.decode]
+        found = [type(part).__name__ for part in self.parts if not part.spec.decode]
+        if self.position.spec.scores and not self.mixer.stepped:  # a state of the mixer's own has no place for edits
+            found.append(f"{type(self.mixer).__name__} with {type(self.position).__name__}")
+        return found
 
     def allow(self, call: Call) -> None:
         for part in self.parts:

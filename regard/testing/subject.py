@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -66,7 +66,11 @@ def subjects(given: str | type[Slot] | Layer) -> list[Subject]:
     kind = known(given) if isinstance(given, str) else given
     spec = kind.spec
     own = tuple(settings_of(kind))
-    return [Subject(spec.id, spec, _maker(kind), variant, own=own) for variant in ({}, *spec.variants)]
+    found = [Subject(spec.id, spec, _maker(kind), own=own)]
+    for variant in spec.variants:
+        settings, cost = variant if isinstance(variant, tuple) else (variant, spec.cost)
+        found.append(Subject(spec.id, replace(spec, cost=cost), _maker(kind), settings, own=own))
+    return found
 
 
 def stir(layer: Layer, seed: int) -> Layer:

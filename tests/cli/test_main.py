@@ -99,7 +99,7 @@ def test_help_imports_neither_torch_nor_a_command() -> None:
     ("typed", "said"),
     [
         (["compair"], "No command 'compair'. Did you mean 'compare'? See: regard --help"),
-        (["zzz"], "No command 'zzz'. There are: compare, models, papers. See: regard --help"),
+        (["zzz"], "No command 'zzz'. There are: compare, list, models, papers, show, train. See: regard --help"),
         (
             ["probe", "--size", "big"],
             "Invalid value for '--size': 'big' is not a valid integer. See: regard probe --help",

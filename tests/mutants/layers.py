@@ -31,7 +31,7 @@ FAULTS = [
     Fault(A, "memory = self.position.embed(call.memory, call.k_at(M)) if call.cross else tokens", "memory = call.memory", "keys are made from tokens without positions", LAYER),
     Fault(A, "self._turned(k, call.k_positions, M, 0)", "k", "keys are not turned", LAYER),
     Fault(A, "out = self.mixer(q, k, v, self._edited(q, k, after))", "out = self.mixer(q, k, v, after)", "edits of scores are lost while decoding", LAYER),
-    Fault(A, "return [type(part).__name__ for part in self.parts if not part.spec.decode]", "return []", "a layer decodes though a slot can't", LAYER),
+    Fault(A, "found = [type(part).__name__ for part in self.parts if not part.spec.decode]", "found = []", "a layer decodes though a slot can't", LAYER),
     Fault(A, "if p.kv_heads != p.heads and not part.spec.gqa:", "if False:", "grouped heads reach a part that can't take them", LAYER),
     Fault(A, "if self.position.spec.scores and not self.mixer.spec.scores:", "if False:", "edits reach a mixer that has no scores", LAYER),
     Fault(M, "after = state.append((k, v), call.k_at(k.shape[2]))", "after = state", "a mixer's state is not carried", ("tests/testing/test_suite.py", "-k", "SharesState or NeverReorders or from_elsewhere")),

@@ -1,0 +1,109 @@
+"""RCMHA: its convolution beside padding, and both-sided kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from regard.errors import ShapeError, Unsupported
+from regard.layers import create
+from regard.mechanisms import Layer
+from regard.mechanisms.positions import RCMHA
+from regard.testing import Subject, checks, oracles, run
+from regard.testing.checks import Check
+from regard.testing.subject import stir
+
+CLAIMS = replace(RCMHA.spec, causal=False, decode=False, limits=())
+SAME = Subject("rcmha", CLAIMS, lambda dim, heads, **s: RCMHA(dim, heads, **s), {"same": True})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("check", checks(SAME), ids=lambda check: check.name)
+def test_kernels_of_both_sides_keep_every_claim_but_order(check: Check):
+    if check.name == "refuses the unclaimed":
+        pytest.skip("read below")
+    assert not run(SAME, check).problem
+
+
+def stirred(**settings: object) -> Layer:
+    torch.manual_seed(0)
+    return stir(create("rcmha", dim=16, heads=2, **settings).double(), 1)
+
+
+def count(**settings: object) -> int:
+    return sum(p.numel() for p in create("rcmha", dim=16, heads=2, **settings).parameters())
+
+
+def test_parameters_are_counted():
+    assert count(kernel=None, relative=False) == 4 * 16 * 16
+    assert count(kernel=None) == 5 * 16 * 16 + 2 * 16
+    assert count(kernel=5) - count(kernel=None) == 3 * 16 * 5
+    assert count(kernel=5, bias=True) - count(kernel=5) == 3 * 16
+
+
+def test_stirred_weights_give_what_the_oracle_gives():
+    layer, x = stirred(kernel=4), torch.randn(2, 7, 16, dtype=torch.float64)
+    for causal in (True, False):
+        assert torch.allclose(layer(x, causal=causal), oracles.find("rcmha")(layer, x, None, causal), atol=1e-10)
+
+
+def test_identity_kernels_are_no_convolution():
+    layer, plain, x = stirred(), stirred(kernel=None), torch.randn(2, 7, 16, dtype=torch.float64)
+    plain.load_state_dict({key: value for key, value in layer.state_dict().items() if key != "taps"})
+    with torch.no_grad():
+        layer.get_parameter("taps").copy_(torch.tensor([0.0, 0.0, 1.0]))
+    assert torch.allclose(layer(x, causal=True), plain(x, causal=True))
+    same = stirred(same=True)
+    same.load_state_dict(layer.state_dict())
+    assert not torch.allclose(same(x), plain(x))
+    with torch.no_grad():
+        same.get_parameter("taps").copy_(torch.tensor([0.0, 1.0, 0.0]))
+    assert torch.allclose(same(x), plain(x))
+
+
+def test_a_kernel_of_both_sides_sees_one_token_ahead():
+    layer, x = stirred(same=True, relative=False), torch.randn(1, 6, 16, dtype=torch.float64)
+    with torch.no_grad():
+        layer.get_parameter("taps").copy_(torch.tensor([0.0, 0.0, 1.0]))
+    moved = torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], 1)  # each token's queries, keys and values one earlier
+    plain = stirred(kernel=None, relative=False)
+    plain.load_state_dict({key: value for key, value in layer.state_dict().items() if key != "taps"})
+    assert torch.allclose(layer(x), plain(moved))
+
+
+def test_scores_know_the_distance_alone():
+    layer, x = stirred(), torch.randn(1, 9, 16, dtype=torch.float64)
+    at = torch.arange(9)
+    out = layer(x, causal=True, positions=at)
+    assert torch.allclose(out, layer(x, causal=True, positions=at + 700), atol=1e-10)
+    assert not torch.allclose(out, layer(x, causal=True, positions=at * 3), atol=1e-4)
+
+
+def test_padding_between_tokens_is_not_there_for_the_convolution():
+    layer, x = stirred(kernel=3), torch.randn(1, 8, 16, dtype=torch.float64)
+    holes = torch.tensor([[True, True, False, True, False, False, True, True]])
+    alone = layer(x[holes][None], causal=True)
+    assert torch.allclose(layer(x, causal=True, padding=holes)[holes], alone[0])
+    # A prompt padded on the right goes on where its real tokens end.
+    prompt = torch.cat([x[:, :4], torch.full((1, 3, 16), 9.0, dtype=torch.float64)], 1)
+    _, state = layer.prefill(prompt, padding=torch.arange(7)[None] < 4)
+    out, _ = layer.step(state, x[:, 4:])
+    assert torch.allclose(out, layer(x, causal=True)[:, 4:])
+
+
+def test_a_kernel_of_both_sides_can_neither_be_causal_nor_decode():
+    layer = create("rcmha", dim=8, heads=2, same=True)
+    with pytest.raises(Unsupported, match="same=True is not causal: it would see later tokens"):
+        layer(torch.randn(1, 4, 8), causal=True)
+    with pytest.raises(Unsupported, match="can't decode step by step"):
+        layer.init_state(1)
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="at least 1, or None for no convolution; got 0"):
+        RCMHA(8, 2, kernel=0)
+    with pytest.raises(ValueError, match="at least 1 and odd with same=True.*got 4"):
+        RCMHA(8, 2, kernel=4, same=True)
+    with pytest.raises(ShapeError, match="dim must be even; got 9. Type dim=12"):
+        RCMHA(9, 3)
