@@ -2,6 +2,7 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
@@ -21,11 +22,11 @@ demo: $(VENV)/.installed ## pull a small language model and compare attention me
 	$(BIN)/regard models pull smollm2-135m
 	$(BIN)/regard compare
 
-test: $(VENV)/.installed-test ## the tests that are not slow; ARGS="..." goes to pytest
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+test: $(VENV)/.installed-test ## the tests that are not slow; ARGS="..." goes to pytest, WORKERS=N processes
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' $(ARGS)
 
 test-all: $(VENV)/.installed-test ## every test; ARGS="..." goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 check: $(VENV)/.installed-test ## lint, format, types and the floors that imports may cross
 	$(BIN)/ruff check .

@@ -71,7 +71,9 @@ def _page(one: Description) -> str:
     lines = [f"# {spec.id}", "", _text(one.says), "", "```text", spec.formula, "```", ""]
     for label in ("Shapes", "Raises", "Differs from the paper"):
         if label in one.parts:
-            lines += [f"**{label}.** {_text(one.parts[label])}", ""]
+            said = one.parts[label]
+            said = said[:1].upper() + said[1:] if label.startswith("Differs") else said
+            lines += [f"**{label}.** {_text(said)}", ""]
     if one.settings:
         lines += ["| setting | type | default |", "|---|---|---|"]
         lines += [f"| `{s.name}` | {_cell(s.kind)} | {_cell(s.default)} |" for s in one.settings] + [""]
@@ -104,4 +106,5 @@ def _text(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return f"`{text}`".replace("|", "\\|") if text else ""
+    code = html.escape(text, quote=False).replace("|", "&#124;")
+    return f"<code>{code}</code>" if text else ""

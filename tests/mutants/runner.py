@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.mutants.fault import ROOT, Fault
 
 LIMIT = 240  # seconds for the tests of one fault
+WHOLE = 1800  # seconds for a whole file of tests, without a fault
 ARGUMENTS = [
     *("-x", "-q", "--no-header", "--tb=line", "-m", "not slow and not checkpoint"),
     *("-p", "no:cacheprovider", "-p", "tests.mutants.plugin"),
@@ -43,7 +44,7 @@ def prepare() -> None:
 
 def run(fault: Fault | None, tests: tuple[str, ...]) -> Verdict:
     """Run tests on a copy with the fault, in a process of its own."""
-    start = time.monotonic()
+    start, limit = time.monotonic(), WHOLE if fault is None else LIMIT
     with tempfile.TemporaryDirectory() as folder:
         copy, log = Path(folder) / "copy", Path(folder) / "log"
         for name in ("regard", "tests"):
@@ -56,12 +57,12 @@ def run(fault: Fault | None, tests: tuple[str, ...]) -> Verdict:
             target=_pytest, args=(str(copy), str(log), [*ARGUMENTS, *tests])
         )
         process.start()
-        process.join(LIMIT)
+        process.join(limit)
         seconds = time.monotonic() - start
         if process.is_alive():
             process.kill()
             process.join()
-            return Verdict("BROKEN", seconds, f"no answer after {LIMIT} s")
+            return Verdict("BROKEN", seconds, f"no answer after {limit} s")
         return _verdict(process.exitcode or 0, seconds, log.read_text(encoding="utf-8", errors="replace"))
 
 

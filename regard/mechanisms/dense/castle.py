@@ -63,6 +63,7 @@ class CASTLE(Layer):
         "out_t = sum_s a_ts v_s",
         causal=True,
         bidirectional=False,
+        gqa=False,
         cross=False,
         decode=True,
         padding=True,

@@ -30,6 +30,7 @@ class MHA(LinearProjection):
         what="Queries, keys and values of its own for every head.",
         formula="q_h = x W_q^h,  k_h = y W_k^h,  v_h = y W_v^h",
         cross=True,
+        gqa=False,
         cost=Cost(time=1, state=1),
         limits=(Limit("softmax"),),
         inert=("k.bias",),  # it adds the same to all of a query's scores, unless a position turns it

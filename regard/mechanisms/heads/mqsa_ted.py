@@ -41,6 +41,7 @@ class LQueryAttention(LinearProjection):
         formula="m_t = mean(x_{t-L+1}, ..., x_t), of those that are there\n"
         "q_t = LayerNorm(m_t) W_q,  k_t = x_t W_k,  v_t = x_t W_v",
         cross=True,
+        gqa=False,
         cost=Cost(time=1, state=1),
         limits=(
             Limit("softmax", window=1, norm=False),

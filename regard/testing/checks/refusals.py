@@ -25,6 +25,10 @@ def refuses(subject: Subject) -> None:
     }
     if not subject.fixed and spec.slot in ("mixer", "position"):
         asked["gqa"] = lambda: subject.layer(settings={"projection": "gqa:kv_heads=2"})
+    if not subject.fixed and spec.slot == "projection" and not spec.gqa:
+        made = layer.get_submodule("projection")
+        if made.kv_heads != made.heads:
+            raise Failed(f"gqa is not claimed, and there are {made.kv_heads} key heads for {made.heads} query heads.")
     for flag, call in asked.items():
         if getattr(spec, flag):
             continue

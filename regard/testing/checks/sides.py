@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from regard.testing.checks.base import Check
-from regard.testing.failed import different, finite, same
+from regard.testing.failed import Failed, different, finite, same
 from regard.testing.subject import Subject
 
 
@@ -57,7 +57,12 @@ def padding(subject: Subject) -> None:
 
 
 def grouped(subject: Subject) -> None:
-    """Grouped heads come out as the same heads repeated."""
+    """Grouped heads come out as the same heads repeated; a projection makes them at one of its settings."""
+    if subject.spec.slot == "layer":
+        raise Failed("a whole layer is not handed its heads, so gqa says nothing of it. Claim gqa=False.")
+    if subject.spec.slot == "projection":
+        _makes(subject)
+        return
     layers = [subject.layer(settings={"projection": name}) for name in ("gqa:kv_heads=2", "mha")]
     few, many = layers
     state = few.state_dict()
@@ -69,9 +74,20 @@ def grouped(subject: Subject) -> None:
         same(f"two groups repeated (causal={causal})", few(x, causal=causal), many(x, causal=causal))
 
 
+def _makes(subject: Subject) -> None:
+    """Raise Failed unless a setting of the projection makes fewer key heads than query heads."""
+    made = []
+    for variant in ({}, *subject.spec.variants):
+        settings = variant[0] if isinstance(variant, tuple) else variant
+        layer = subject.layer(settings=settings)
+        made.append((layer.get_submodule("projection").heads, layer.get_submodule("projection").kv_heads))
+    if not any(kv_heads < heads for heads, kv_heads in made):
+        raise Failed(f"no variant makes fewer key heads than query heads: {made}. Claim gqa=False, or name a variant.")
+
+
 def _grouped(subject: Subject) -> bool:
-    slots = ("mixer", "position", "merge")
-    return subject.spec.gqa and subject.spec.slot in slots and not subject.fixed
+    once = subject.spec.slot == "projection" and bool(subject.settings)  # all of its settings are looked at together
+    return subject.spec.gqa and not subject.fixed and not once
 
 
 CHECKS = (

@@ -1,0 +1,45 @@
+"""Faults in what tells queries and keys where they are."""
+
+from __future__ import annotations
+
+from tests.mutants.fault import Fault
+
+P = "regard/mechanisms/positions/"
+T = "regard/mechanisms/rotary.py"
+
+
+def suite(name: str) -> tuple[str, ...]:
+    """The conformance suite for one position."""
+    return "tests/testing/test_conformance.py", "-k", name
+
+
+def own(*names: str) -> tuple[str, ...]:
+    """The positions' own tests."""
+    return tuple(f"tests/mechanisms/positions/test_{name}.py" for name in names)
+
+
+FAULTS = [
+    Fault(T, "pair = (a * cos - b * sin, b * cos + a * sin)", "pair = (a * cos + b * sin, b * cos - a * sin)", "rotary positions turn backwards", suite("rope and limits")),
+    Fault(T, "return 1.0 / base ** (torch.arange(0, width, 2, device=like.device).to(wide) / width)", "return 1.0 / base ** (torch.arange(0, width, 2, device=like.device).to(wide) / (width - 2))", "rotary frequencies end at the base", suite("rope and limits")),
+    Fault(T, "(x_wide[..., ::2], x_wide[..., 1::2]) if interleaved else x_wide.chunk(2, -1)", "x_wide.chunk(2, -1)", "interleaved pairs are halves", suite("rope and limits")),
+    Fault(T, "return steps / factor * (1 - mix) + steps * mix", "return steps / factor * mix + steps * (1 - mix)", "llama3 slows the fast pairs", own("rope") + ("tests/hf/test_lift.py",)),
+    Fault(T, "return base if width <= 2 else base * factor ** (width / (width - 2))", "return base * factor", "the NTK base grows too little", own("rope")),
+    Fault(P + "rope.py", "usual = 0.1 * math.log(factor) + 1 if scaling == \"yarn\" else 1.0", "usual = 1.0", "yarn does not sharpen scores", own("rope") + ("tests/hf/test_lift.py",)),
+    Fault(P + "p_rope.py", "return torch.cat([steps[:turning], steps.new_zeros(pairs - turning)])", "return torch.cat([steps.new_zeros(pairs - turning), steps[pairs - turning :]])", "the fastest pairs stay in place of the slowest", own("p_rope")),
+    Fault(P + "learned.py", "return tokens + self.table[positions.clamp(min=0)]", "return tokens + self.table[positions.clamp(min=0) * 0]", "every token has the first position", suite("learned")),
+    Fault(P + "learned.py", "if last >= self.length:", "if False:", "a position past the table is not told", own("learned")),
+    Fault(P + "sinusoidal.py", "torch.stack([angles.sin(), angles.cos()], -1)", "torch.stack([angles.cos(), angles.sin()], -1)", "sines and cosines change places", suite("sinusoidal and limits")),
+    Fault(P + "t5.py", "return (BucketBias(self.table, self.two_sided, self.two_sided + self.buckets // 2),)", "return (BucketBias(self.table, self.two_sided + self.buckets // 2, self.two_sided),)", "buckets before and after change places", suite("t5 and limits")),
+    Fault(P + "t5.py", "along * (buckets - near)", "along * buckets", "far buckets are spread too thin", own("t5") + suite("t5 and limits")),
+    Fault(P + "tapa.py", ".abs().to(wide) ** self.alpha", ".abs().to(wide)", "the phase grows with the distance itself", suite("tapa and limits")),
+    Fault(P + "tapa.py", "scores = qa @ ka.mT / math.sqrt(cut)", "scores = qa @ ka.mT / math.sqrt(q.shape[-1])", "the amplitude is scaled by the whole width", suite("tapa and limits")),
+    Fault(P + "fope.py", "int((steps >= 2 * math.pi / length).sum())", "int((steps >= math.pi / length).sum())", "frequencies of half a period are kept", own("fope")),
+    Fault(P + "fope.py", "values[:, pair * stride, pair] += 1", "values[:, pair * stride, pair] += 0", "a pair has lost its own frequency", suite("fope and limits") + own("fope")),
+    Fault(P + "cope.py", "gates = gates.masked_fill(~call.visible(N, M), 0.0)", "gates = gates", "later keys are counted", suite("cope and causal")),
+    Fault(P + "cope.py", "gates.flip(-1).cumsum(-1).flip(-1)", "gates.cumsum(-1)", "keys are counted from the start of the text", suite("cope and limits") + own("cope")),
+    Fault(P + "cope.py", "whole.gather(-1, below) * (1 - between) + whole.gather(-1, above) * between", "whole.gather(-1, below)", "fractions of positions are dropped", suite("cope and (limits or gradients)") + own("cope")),
+    Fault(P + "harmonic.py", "return (HarmonicDecay(a / larger, (1 - a) / larger * slopes),)", "return (HarmonicDecay(a, (1 - a) * slopes),)", "the blend is not rescaled", suite("harmonic and limits") + own("harmonic")),
+    Fault(P + "rcmha.py", "self.taps[:, kernel // 2 if same else -1] = 1.0", "self.taps[:, 0] = 1.0", "the convolution starts as a delay", suite("rcmha and limits") + own("rcmha")),
+    Fault(P + "rcmha.py", "held = inner.held.append((k, v), call.k_at(k.shape[2]))", "held = inner.held.append((v, k), call.k_at(k.shape[2]))", "keys and values change places while decoding", suite("rcmha and decode")),
+    Fault(P + "rcmha.py", "(q + self.place) @ split", "q @ split", "the global place vector is left out", suite("rcmha and gradients")),
+]  # fmt: skip
