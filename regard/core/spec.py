@@ -61,14 +61,13 @@ class Limit:
 class Spec:
     """The machine-readable claim of one part.
 
-    `causal`, `bidirectional`, `cross`, `decode`, `gqa` and `padding` say what a call may ask for; a projection with `gqa`
-    can make fewer key heads than query heads, and the other slots take them. `scores` says of a
-    mixer that it applies the edits of scores which a position hands it, and of a position that it makes such edits.
-    `formula` is what the part computes, in plain text, a line each. `limits` name settings at which the part equals an
-    oracle, `variants` settings at which every check is made besides the defaults, with a cost of their own where it is
-    another; `bfloat16` bounds its error in
-    bfloat16, in multiples of plain attention's; `inert` names parameters that can't change the output, which get no
-    gradient. `entry` is the id of its paper in the ledger where it is not `id`.
+    `causal`, `bidirectional`, `cross`, `decode`, `gqa` and `padding` say what a call may ask for; a projection with
+    `gqa` can make fewer key heads than query heads, and the other slots take them. `scores` says of a mixer that it
+    applies the edits of scores which a position hands it, and of a position that it makes such edits. `formula` is what
+    the part computes, in plain text, a line each. `limits` name settings at which the part equals an oracle, `variants`
+    settings at which every check is made besides the defaults, with a cost of their own where it is another. `bfloat16`
+    bounds its error in bfloat16, in multiples of plain attention's; `inert` names parameters that can't change the
+    output, which get no gradient. `entry` is the id of its paper in the ledger where it is not `id`.
     `exact_at` is the setting at which a method must leave a pretrained model's logits unchanged.
     """
 

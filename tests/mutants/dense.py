@@ -44,7 +44,7 @@ FAULTS = [
     Fault(D + "adaptive_filter_attention.py", "out = self._turned(out, at + 1 if self.predict else at)", "out = self._turned(out, at)", "a prediction is not turned to the next step", ("tests/testing/test_conformance.py", "tests/mechanisms/dense/test_adaptive_filter_attention.py", "-k", "adaptive_filter")),
     Fault(D + "adaptive_filter_attention.py", "(off.log1p() if self.robust else off)", "off", "outliers weigh by their square", own("adaptive_filter_attention")),
     Fault(ST, "found = torch.where(seen, scores + others - safe, -torch.inf).exp()", "found = torch.where(seen, others - safe, -torch.inf).exp()", "an edge's own score is left out of a subset's marginal", STRUCTURE),
-    Fault(ST, "top = x.detach().amax(-1, keepdim=True).clamp(min=0.0 if none else -torch.inf)", "top = x.detach().amax(-1, keepdim=True)", "the edge to none overflows", STRUCTURE + ("tests/testing/test_conformance.py", "-k", "structur")),
+    Fault(ST, "top = x.detach().amax(-1, keepdim=True).clamp(min=0.0 if none else -torch.inf)", "top = x.detach().amax(-1, keepdim=True)", "the edge to none overflows", (*STRUCTURE, "tests/testing/test_conformance.py", "-k", "structur")),
     Fault(ST, "edges = hard + edges - edges.detach()", "edges = hard", "samples pass no gradient", STRUCTURE),
     Fault(ST, "q = torch.where(total > 0, edges @ k / torch.where(total > 0, total, 1.0), q)", "q = torch.where(total > 0, edges @ k, q) + q", "retrieval adds to the query", STRUCTURE),
     Fault(ST, "out = out / torch.where(total > 0, total, 1.0)", "out = out", "slots read sums and not means", STRUCTURE),
