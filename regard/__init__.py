@@ -24,8 +24,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Packages that can be called: `regard.mechanisms()`, and used as packages: `regard.mechanisms.dense`.
-_ROOMS = ("mechanisms", "methods")
+# Packages found by their names; `regard.mechanisms()` and `regard.methods()` can be called too.
+_ROOMS = (
+    "backbones",
+    "bench",
+    "caches",
+    "core",
+    "edits",
+    "errors",
+    "hf",
+    "layers",
+    "masks",
+    "mechanisms",
+    "methods",
+    "ops",
+    "testing",
+)
 _HOME = {
     "Attention": "regard.layers.attention",
     "apply": "regard.hf.apply",

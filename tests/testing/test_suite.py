@@ -46,7 +46,7 @@ def test_a_mechanism_from_elsewhere_is_held_to_the_same() -> None:
 def test_a_layer_is_held_to_what_all_of_its_slots_claim() -> None:
     outcomes = regard.testing.check(Attention(24, 3, projection="mqa", mixer=Plain(), merge="concat:bias=true"))
     assert {outcome.subject for outcome in outcomes} == {"Attention"}
-    assert set(CHECKS) - {outcome.check for outcome in outcomes} == {"limits", "grouped heads"}
+    assert set(CHECKS) - {outcome.check for outcome in outcomes} == {"limits", "grouped heads", "edits of scores"}
 
 
 class Leaks(Plain):
@@ -148,6 +148,11 @@ class WrongGroup(Plain):
         return call.attend(q, k.repeat(1, grouped, 1, 1), v.repeat(1, grouped, 1, 1))
 
 
+class IgnoresEdits(Plain):
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
+        return call.with_(edits=()).attend(q, k, v)
+
+
 class LosesState(Plain):
     def step(self, state: Held, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Any]:
         out, after = super().step(state, q, k, v, call)
@@ -226,6 +231,7 @@ CASES: list[tuple[type[Mixer], str]] = [
     (SeesPadding, "cross"),
     (SeesPadding, "decode: padded prompt"),
     (WrongGroup, "grouped heads"),
+    (IgnoresEdits, "edits of scores"),
     (LosesState, "decode: step by step"),
     (LosesState, "decode: after a prefill"),
     (SharesState, "decode: a state is a value"),

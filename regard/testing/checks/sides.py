@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from regard.edits import Bias
+from regard.mechanisms import Call
 from regard.testing.checks.base import Check
 from regard.testing.failed import Failed, different, finite, same
-from regard.testing.subject import Subject
+from regard.testing.subject import LENGTH, Subject, generator
 
 
 def cross(subject: Subject) -> None:
@@ -74,6 +76,21 @@ def grouped(subject: Subject) -> None:
         same(f"two groups repeated (causal={causal})", few(x, causal=causal), many(x, causal=causal))
 
 
+def edited(subject: Subject) -> None:
+    """Edits of the scores are applied: adding a product of the queries is the same as adding to the keys."""
+    layer, width = subject.layer(), subject.dim // subject.heads
+    mixer = layer.get_submodule("mixer")
+    x, source = subject.tokens(), generator(11)
+    q, k, v, more = (torch.randn(2, subject.heads, LENGTH, width, generator=source, dtype=x.dtype) for _ in range(4))
+    bias = Bias(q @ more.transpose(-1, -2) / width**0.5)
+    for causal in subject.modes:
+        call = Call(tokens=x, memory=x, causal=causal)
+        got = mixer(q, k, v, call.with_(edits=(bias,)))
+        different(f"an edit of the scores (causal={causal})", got, mixer(q, k, v, call))
+        if not subject.settings:  # at other settings scores may be more than products
+            same(f"an edit of the scores (causal={causal})", got, mixer(q, k + more, v, call))
+
+
 def _makes(subject: Subject) -> None:
     """Raise Failed unless a setting of the projection makes fewer key heads than query heads."""
     made = []
@@ -90,8 +107,13 @@ def _grouped(subject: Subject) -> bool:
     return subject.spec.gqa and not subject.fixed and not once
 
 
+def _edited(subject: Subject) -> bool:
+    return subject.spec.slot == "mixer" and subject.spec.scores and not subject.fixed
+
+
 CHECKS = (
     Check("cross", cross, lambda subject: subject.spec.cross),
     Check("padding", padding, lambda subject: subject.spec.padding),
     Check("grouped heads", grouped, _grouped),
+    Check("edits of scores", edited, _edited),
 )
