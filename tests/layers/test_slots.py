@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from regard.caches import Held
 from regard.core import Cost, Source, Spec
 from regard.errors import ShapeError, Unsupported
+from regard.masks import sinks
 from regard.mechanisms import Call, Mixer
+from regard.mechanisms.dense import Softmax
 
 Q = torch.zeros(2, 4, 3, 8)
 X = torch.zeros(2, 3, 32)
@@ -51,6 +54,26 @@ def test_the_unclaimed_is_refused_and_the_claimed_is_not(claims: dict, asked: di
     with pytest.raises(Unsupported) as caught:
         mixer(**claims)(Q, Q, Q, call(**asked))
     assert str(caught.value).startswith(text)
+
+
+def test_a_mixer_s_own_steps_carry_what_they_have_seen() -> None:
+    q, k, v = torch.randn(3, 2, 4, 6, 8, dtype=torch.float64)
+    whole = Softmax()(q, k, v, call(causal=True))
+    state, outs = Softmax().init_state(2, Held()), []
+    for n in range(6):
+        at = torch.tensor([[n]])
+        one = (t[:, :, n : n + 1] for t in (q, k, v))
+        out, state = Softmax().step(state, *one, call(causal=True, q_positions=at, k_positions=at))
+        outs.append(out)
+    assert torch.allclose(torch.cat(outs, 2), whole, atol=1e-12, rtol=0)
+
+
+def test_a_mixer_s_own_mask_narrows_the_call_s() -> None:
+    q, k, v = torch.randn(3, 2, 4, 6, 8, dtype=torch.float64)
+    seen = torch.ones(6, 6, dtype=torch.bool).tril() & (torch.arange(6) < 3)
+    scores = (q @ k.transpose(-1, -2) / 8**0.5).masked_fill(~seen, -torch.inf)
+    got = call(causal=True).attend(q, k, v, where=sinks(3))
+    assert torch.allclose(got, scores.softmax(-1) @ v, atol=1e-12, rtol=0)
 
 
 def test_grouped_heads() -> None:

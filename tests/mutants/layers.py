@@ -14,10 +14,10 @@ SUITE = ("tests/testing/test_conformance.py", "-k", "softmax or gqa or concat")
 
 FAULTS = [
     Fault(C, "return causal() if self.causal else everything", "return everything", "a layer forgets that it is causal", LAYER),
-    Fault(C, "return seen & (j <= i) if self.causal else seen", "return seen & (j < i) if self.causal else seen", "a dense mask leaves out the diagonal", ("tests/testing/test_conformance.py", "-k", "cope and limits")),
+    Fault(C, "return seen & (j <= i) if self.causal else seen", "return seen & (j < i) if self.causal else seen", "a dense mask leaves out the diagonal", ("tests/testing/test_conformance.py", "-k", "structural and limits")),
     Fault(C, "            k_positions=self.k_positions,\n        )", "            k_positions=None,\n        )", "a layer's keys lose their positions", LAYER),
     Fault(C, "edits=(*self.edits, *edits),", "edits=edits,", "a position's edits are dropped by attention", LAYER),
-    Fault(C, "mask = self.where if where is None else self.where & where", "mask = self.where if where is None else where", "a mixer's own mask replaces the causal one", ("tests/testing/test_conformance.py", "-k", "sliding_window")),
+    Fault(C, "mask = self.where if where is None else self.where & where", "mask = self.where if where is None else where", "a mixer's own mask replaces the causal one", ("tests/layers/test_slots.py",)),
     Fault(L, "return torch.where(real, real.cumsum(1) - 1, -1)", "return torch.where(real, real.cumsum(1), -1)", "padded rows count from one", ("tests/testing/test_conformance.py", "-k", "padding")),
     Fault(L, "return None if bool(padding.all()) else padding", "return None", "a layer takes padding for tokens", LAYER),
     Fault(L, "at = torch.where(padding, seen[:, None] + count - 1, -1)", "at = torch.where(padding, seen[:, None] + count - 1, 0)", "padding in a prompt has a position", SUITE),
@@ -34,7 +34,7 @@ FAULTS = [
     Fault(A, "found = [type(part).__name__ for part in self.parts if not part.spec.decode]", "found = []", "a layer decodes though a slot can't", LAYER),
     Fault(A, "if p.kv_heads != p.heads and not part.spec.gqa:", "if False:", "grouped heads reach a part that can't take them", LAYER),
     Fault(A, "if self.position.spec.scores and not self.mixer.spec.scores:", "if False:", "edits reach a mixer that has no scores", LAYER),
-    Fault(M, "after = state.append((k, v), call.k_at(k.shape[2]))", "after = state", "a mixer's state is not carried", ("tests/testing/test_suite.py", "-k", "SharesState or NeverReorders or from_elsewhere")),
+    Fault(M, "after = state.append((k, v), call.k_at(k.shape[2]))", "after = state", "a mixer's state is not carried", ("tests/layers/test_slots.py",)),
     Fault(M, "if G != H and not self.spec.gqa:", "if False:", "a mixer takes grouped heads it does not claim", ("tests/layers/test_slots.py",)),
     Fault(S, "if call.causal and not spec.causal:", "if False:", "causal is let through to what is not", ("tests/layers/test_slots.py",)),
     Fault(S, "if not call.causal and not spec.bidirectional:", "if False:", "both directions are let through to what is causal only", ("tests/layers/test_slots.py",)),

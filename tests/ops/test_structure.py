@@ -67,6 +67,12 @@ def test_sums_of_marginals() -> None:
     assert torch.allclose(marginals(scores, seen, "k_subset", M)[0], torch.ones(N, M).double())
 
 
+def test_edges_that_are_hopeless_are_left_to_none() -> None:
+    found, evidence = marginals(torch.full((1, 4), -1e4).double(), torch.ones(1, 4, dtype=torch.bool), "one_or_none")
+    assert not found.any()
+    assert not evidence.any()
+
+
 def test_the_attentions_that_it_holds() -> None:
     q, k, v = qkv()
     scores = q @ k.mT / D**0.5

@@ -78,6 +78,23 @@ def test_a_small_decay_meets_none() -> None:
     assert float((none(x, causal=True) - little(x, causal=True)).abs().max()) < 1e-3
 
 
+def test_a_prediction_is_carried_one_step_on() -> None:
+    now, ahead = made(), made(predict=True)
+    ahead.load_state_dict(now.state_dict())
+    x = tokens()
+    heads = []
+    for layer in (now, ahead):
+        joined = torch.linalg.solve(layer.get_submodule("out").weight, layer(x, causal=True)[0].T).T
+        real, imaginary = joined.unflatten(-1, (HEADS, 2, 4)).unbind(2)
+        heads.append(torch.complex(real, imaginary))
+    step = heads[1] / heads[0]  # e^(lam dt), the same at every token
+    assert torch.allclose(step, step[:1].expand_as(step), rtol=1e-6)
+    alpha = (1 - torch.sigmoid(now.get_parameter("decay"))) * 5 / 1024 + 1e-5
+    assert torch.allclose(step[0].abs(), (-alpha).exp()[:, None].expand(-1, 4), rtol=1e-9)
+    turn = now.get_parameter("frequency") * 10 * 2 * math.pi / 2048
+    assert torch.allclose(step[0].angle(), torch.cat([turn, -turn], -1), atol=1e-9)
+
+
 def test_the_filter_shuts_out_all_but_the_own_value() -> None:
     layer, x = made(), tokens()
     with torch.no_grad():

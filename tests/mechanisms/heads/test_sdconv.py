@@ -15,6 +15,9 @@ def _layer(**settings: object) -> SpanDynamicConvolution:
     if layer.span:  # large enough for the span to matter
         layer.depthwise.data *= 20
         layer.pointwise.data *= 20
+    for name, parameter in layer.named_parameters():
+        if name.endswith("bias"):  # they start at zero
+            torch.nn.init.normal_(parameter)
     return layer
 
 

@@ -62,6 +62,16 @@ def test_identity_kernels_are_no_convolution():
     assert torch.allclose(same(x), plain(x))
 
 
+@pytest.mark.parametrize("same", [False, True])
+def test_the_convolution_starts_almost_as_if_it_were_not_there(same: bool):
+    torch.manual_seed(0)
+    layer, without = create("rcmha", dim=16, heads=2, same=same), create("rcmha", dim=16, heads=2, kernel=None)
+    without.load_state_dict({name: layer.state_dict()[name] for name in without.state_dict()})
+    x = torch.randn(2, 9, 16)
+    want = without(x)
+    assert float((layer(x) - want).norm() / want.norm()) < 0.2
+
+
 def test_a_kernel_of_both_sides_sees_one_token_ahead():
     layer, x = stirred(same=True, relative=False), torch.randn(1, 6, 16, dtype=torch.float64)
     with torch.no_grad():

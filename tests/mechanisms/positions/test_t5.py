@@ -31,6 +31,7 @@ def test_near_distances_have_a_bucket_each_and_far_ones_share():
     assert found.diff().min() >= 0
     assert set(found.tolist()) == set(range(32))
     assert found[127:].unique().tolist() == [31]
+    assert found[[20, 64, 100]].tolist() == [17, 26, 30]  # 16 + 16 log(d / 16) / log(8)
     both = buckets(T5Bias(2), False, torch.tensor([-3, -1, 0, 1, 3, 300]))
     assert both.tolist() == [3, 1, 0, 17, 19, 31]
 
