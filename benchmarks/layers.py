@@ -19,6 +19,7 @@ import regard
 from benchmarks.pairing import Figure, in_processes, in_turn, settle
 from regard.bench.machine import machine
 from regard.layers import Attention
+from regard.layers.create import settings_of
 
 TRAVELS = Path(regard.__file__).parent / "data" / "mechanisms.json"  # `regard show` and the pages read it
 LENGTHS = (512, 1024, 2048, 4096, 8192)
@@ -93,7 +94,9 @@ def mechanism(
     """Time of a mechanism's layer over the plain layer's, and its seconds, at each length that is within reach."""
     device = torch.device(kind)
     torch.manual_seed(0)
-    layer = regard.create(name, dim=DIM, heads=HEADS).to(device).eval()
+    # A table of positions must reach as far.
+    reach = {"length": lengths[-1]} if "length" in settings_of(regard.mechanisms()[name]) else {}
+    layer = regard.create(name, dim=DIM, heads=HEADS, **reach).to(device).eval()
     softmax = Attention(DIM, HEADS).to(device).eval()
     ratios: dict[int, float] = {}
     seconds: dict[int, float] = {}

@@ -21,10 +21,14 @@ SLOTS: dict[str, type[Slot]] = {"projection": Projection, "position": Position, 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What the layer keeps between steps: the mixer's state, or what the projection keeps; and its latest inputs."""
+    """What the layer keeps between steps: the mixer's state, or what the projection keeps; and its latest inputs.
+
+    Shapes: before [B, n, C], at [B|1, n]: the latest real inputs and their positions, -1 where a row had fewer.
+    """
 
     kept: Any
     before: Tensor | None = None
+    at: Tensor | None = None
 
 
 class Attention(Layer):
@@ -129,7 +133,7 @@ class Attention(Layer):
         return State(self.cache if self._latent else self.mixer.init_state(batch, self.cache))
 
     def advance(self, inner: State, call: Call) -> tuple[Tensor, State]:
-        call = self._embedded(call).with_(before=inner.before)
+        call = self._embedded(call).with_(before=inner.before, before_positions=inner.at)
         p, n = self.projection, call.tokens.shape[1]
         q, kept = p.queries(call.tokens, call), p.keep(call.memory, call)
         call = call.with_(q=q)
@@ -151,17 +155,26 @@ class Attention(Layer):
             else:
                 self.mixer.check(q, k, v, call)
                 out, state = self.mixer.step(inner.kept, q, k, v, call)
-        return self.merge(out, call), State(state, self._history(inner.before, call.tokens))
+        return self.merge(out, call), State(state, *self._history(inner, call))
 
     @property
     def _latent(self) -> bool:
         return self.projection.latent and self.mixer.stepped
 
-    def _history(self, before: Tensor | None, tokens: Tensor) -> Tensor | None:
+    def _history(self, inner: State, call: Call) -> tuple[Tensor | None, Tensor | None]:
+        """The latest real inputs of each row, as many as the projection reads, and their positions."""
         if not self.projection.history:
-            return None
-        known = tokens if before is None else torch.cat([before, tokens], 1)
-        return known[:, -self.projection.history :]
+            return None, None
+        inputs, at = call.tokens, call.q_at(call.tokens.shape[1], call.tokens.shape[1])
+        if inner.before is not None and inner.at is not None:
+            rows = max(at.shape[0], inner.at.shape[0])
+            inputs = torch.cat([inner.before, inputs], 1)
+            at = torch.cat([inner.at.expand(rows, -1), at.expand(rows, -1)], 1)
+        if bool((at < 0).any()):  # padding goes in front, so that the latest are real
+            at = at.expand(inputs.shape[0], -1)
+            order = (at >= 0).to(torch.int8).argsort(dim=1, stable=True)
+            inputs, at = inputs.take_along_dim(order[..., None], 1), at.gather(1, order)
+        return inputs[:, -self.projection.history :], at[:, -self.projection.history :]
 
     def _embedded(self, call: Call) -> Call:
         if type(self.position).embed is Position.embed:

@@ -19,8 +19,9 @@ class Call:
 
     Shapes: tokens [B, N, C], what asks; memory [B, M, C], what is looked at (the tokens themselves unless `cross`);
     positions [B|1, N or M], -1 for padding, None: a key's position is its slot and the queries are the last N of M.
-    `embeddings` [B, N, C] is the model's input before its first layer; `before` [B, n, C] the layer's inputs just
-    before `tokens` where a step goes on from a state; `q` [B, H, N, D] the projected queries, before any position.
+    `embeddings` [B, N, C] is the model's input before its first layer. Where a step goes on from a state, `before`
+    [B, n, C] holds the layer's latest real inputs and `before_positions` [B|1, n] theirs, -1 where a row had fewer.
+    `q` [B, H, N, D] are the projected queries, before any position.
     """
 
     tokens: Tensor
@@ -33,6 +34,7 @@ class Call:
     generator: torch.Generator | None = None
     embeddings: Tensor | None = None
     before: Tensor | None = None
+    before_positions: Tensor | None = None
     q: Tensor | None = None
     edits: tuple[Edit, ...] = ()
 

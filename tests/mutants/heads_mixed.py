@@ -27,7 +27,7 @@ FAULTS = [
     Fault(f"{HEADS}/grouped_time_attention.py", "torch.where(there, torch.arange(there.shape[1], device=x.device), -1)", "None", "groups of padding are read", _suite("grouped_time_attention-padding")),
     Fault(f"{HEADS}/grouped_time_attention.py", "torch.arange(N - 1 - half, group % 2 - 1, -1", "torch.arange(N - 1 - half, 0, -1", "even groups have zero once", _suite("grouped_time_attention-limits")),
     Fault(f"{HEADS}/mqsa_ted.py", "clamp(max=window)", "clamp(min=window)", "the first means are over tokens that are not there", _suite("mqsa_ted-limits")),
-    Fault(f"{HEADS}/mqsa_ted.py", "<= first[:, None]", "< 0 * first[:, None]", "queries of a step forget the inputs before it", _suite("mqsa_ted and step")),
+    Fault(f"{HEADS}/mqsa_ted.py", "(known >= 0).expand(rows, -1)", "(known < -1).expand(rows, -1)", "queries of a step forget the inputs before it", _suite("mqsa_ted and step")),
     Fault(f"{HEADS}/mqsa_ted.py", "packed = tokens.gather(1, order[..., None].expand_as(tokens)).masked_fill(~there, 0.0)", "packed = tokens.masked_fill(~there, 0.0)", "means run over padding", _suite("mqsa_ted-padding")),
     Fault(f"{HEADS}/mqsa_ted.py", "seen.amax(1, keepdim=True).clamp(min=1e-24)", "seen.sum(1, keepdim=True).clamp(min=1e-24)", "transition counts are divided by their sum", _own("mqsa_ted")),
     Fault(f"{HEADS}/sdconv.py", "q = q * F.linear(", "q = q + F.linear(", "span keys are added to queries", _suite("sdconv-limits")),

@@ -27,7 +27,7 @@ FAULTS = [
     Fault(L, "if causal:\n", "if False:\n", "causal across two sequences is let through", LAYER),
     Fault(A, "k = self._turned(k, call.k_positions, n, 0)", "k = k", "keys are not turned while decoding", LAYER),
     Fault(A, "q = self._turned(q, call.q_positions, n, 0)", "q = q", "queries are not turned while decoding", LAYER),
-    Fault(A, "call = self._embedded(call).with_(before=inner.before)", "call = call.with_(before=inner.before)", "positions are not embedded while decoding", LAYER),
+    Fault(A, "call = self._embedded(call).with_(before=inner.before, before_positions=inner.at)", "call = call.with_(before=inner.before, before_positions=inner.at)", "positions are not embedded while decoding", LAYER),
     Fault(A, "memory = self.position.embed(call.memory, call.k_at(M)) if call.cross else tokens", "memory = call.memory", "keys are made from tokens without positions", LAYER),
     Fault(A, "self._turned(k, call.k_positions, M, 0)", "k", "keys are not turned", LAYER),
     Fault(A, "out = self.mixer(q, k, v, self._edited(q, k, after))", "out = self.mixer(q, k, v, after)", "edits of scores are lost while decoding", LAYER),

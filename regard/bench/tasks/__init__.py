@@ -7,14 +7,16 @@ import difflib
 from dataclasses import fields
 
 from regard.bench.tasks.char_lm import CharLM as CharLM
+from regard.bench.tasks.counting import Counting as Counting
 from regard.bench.tasks.flip_flop import FlipFlop as FlipFlop
+from regard.bench.tasks.letters import Letters as Letters
 from regard.bench.tasks.mqar import MQAR as MQAR
 from regard.bench.tasks.selective_copy import SelectiveCopy as SelectiveCopy
 from regard.bench.tasks.task import SILENT as SILENT
 from regard.bench.tasks.task import Task as Task
 from regard.errors import RegardError
 
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (CharLM, FlipFlop, MQAR, SelectiveCopy)}
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (CharLM, Counting, FlipFlop, Letters, MQAR, SelectiveCopy)}
 
 
 def task(text: str) -> Task:

@@ -23,8 +23,7 @@ class LQueryAttention(LinearProjection):
     Shapes: tokens [B, N, dim] to q, k, v [B, heads, N, dim / heads].
     Raises: ShapeError where `dim` is not a multiple of `heads`; ValueError where window < 1.
     Source: "Collaboration and Transition", 2311.01056, L-query self-attention; its code for the norm.
-    Differs from the paper: the norm's epsilon is 1e-8 (the code's 1e-24 is nothing in float32). In decoding, padding
-    of a prompt must be on its left: what a step is told of the tokens before it has no padding marked.
+    Differs from the paper: the norm's epsilon is 1e-8 (the code's 1e-24 is nothing in float32).
     """
 
     spec: ClassVar[Spec] = Spec(
@@ -70,12 +69,11 @@ class LQueryAttention(LinearProjection):
         before, real, N = call.before, call.q_real, tokens.shape[1]
         if before is not None:
             tokens = torch.cat([before, tokens], 1)
-            # A token's position says how many real ones are before it; they are the latest.
-            n = before.shape[1]
-            first = call.q_at(N, N).masked_fill(~(call.q_at(N, N) >= 0), torch.iinfo(torch.int64).max).amin(1)
-            known = torch.arange(n, 0, -1, device=tokens.device) <= first[:, None]
+            at = call.before_positions
+            known = at if at is not None else torch.zeros(1, before.shape[1], device=tokens.device)
             own = torch.ones(1, N, dtype=torch.bool, device=tokens.device) if real is None else real
-            real = torch.cat([known.expand(own.shape[0], -1), own], 1)
+            rows = max(own.shape[0], known.shape[0])
+            real = torch.cat([(known >= 0).expand(rows, -1), own.expand(rows, -1)], 1)
         if real is None or bool(real.all()):
             return _latest(tokens, self.window)[:, -N:]
         # Real tokens in front, in their order, so that padding is between none of them.

@@ -47,17 +47,20 @@ def value(subject: Subject) -> None:
 
 
 def padded(subject: Subject) -> None:
-    """A prompt padded on the left goes on as it does alone."""
+    """A prompt padded on either side goes on as it does alone."""
     layer, x = subject.layer(), subject.tokens(batch=1)
     whole = layer(x, causal=True, embeddings=x)
-    junk = subject.tokens(seed=5, batch=1, length=3) * 20
-    prompt = torch.cat([torch.cat([junk, x[:, :6]], 1), subject.tokens(seed=6, batch=1, length=9)])
-    real = torch.ones(prompt.shape[:2], dtype=torch.bool)
-    real[0, :3] = False
-    out, state = layer.prefill(prompt, padding=real, embeddings=prompt)
-    same("the prompt", out[:1, 3:], whole[:, :6])
-    rest = torch.cat([x[:, 6:], subject.tokens(seed=7, batch=1, length=LENGTH - 6)])
-    same("steps after it", _on(layer, state, rest)[:1], whole[:, 6:])
+    for before, after in ((3, 0), (0, 3), (1, 2)):
+        sides = [subject.tokens(seed=5 + n, batch=1, length=n) * 20 for n in (before, after)]
+        prompt = torch.cat([sides[0], x[:, :6], sides[1]], 1)
+        prompt = torch.cat([prompt, subject.tokens(seed=6, batch=1, length=9)])
+        real = torch.ones(prompt.shape[:2], dtype=torch.bool)
+        real[0, :before] = False
+        real[0, before + 6 :] = False
+        out, state = layer.prefill(prompt, padding=real, embeddings=prompt)
+        same(f"the prompt after {before} and before {after} of padding", out[:1, before : before + 6], whole[:, :6])
+        rest = torch.cat([x[:, 6:], subject.tokens(seed=7, batch=1, length=LENGTH - 6)])
+        same(f"steps after a prompt padded by {before} and {after}", _on(layer, state, rest)[:1], whole[:, 6:])
 
 
 def _on(layer: Layer, state: LayerState, tokens: Tensor) -> Tensor:

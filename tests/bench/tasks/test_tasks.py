@@ -128,7 +128,10 @@ def test_char_lm_asks_every_next_character_and_holds_out_the_end() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("mqra", "Unknown task 'mqra'. Did you mean 'mqar'? Tasks are char_lm, flip_flop, mqar, selective_copy."),
+        (
+            "mqra",
+            "Unknown task 'mqra'. Did you mean 'mqar'? Tasks are char_lm, counting, flip_flop, letters, mqar, selective_copy.",
+        ),
         (
             "mqar:pair=3",
             "mqar has no setting 'pair'. Did you mean 'pairs'? Its settings are pairs, tokens, power, noise.",
