@@ -47,13 +47,14 @@ class Sdpa(StateEngine):
         if problem.state or problem.views or problem.normaliser is not softmax:
             return super().run(problem)
         kind = plain(problem)
-        q, k, v, grouped = problem.q, problem.k, problem.v, problem.H != problem.G
+        (q, k, v), grouped, width = evened(problem), problem.H != problem.G, problem.v.shape[-1]
         if kind is not None:
             return F.scaled_dot_product_attention(
                 q, k, v, is_causal=kind == "causal", scale=problem.scale, enable_gqa=grouped
-            )
+            )[..., :width]
         bias, empty = written(problem)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=problem.scale, enable_gqa=grouped)
+        out = out[..., :width]
         return out.masked_fill(empty.unsqueeze(-1), 0.0) if empty.any() else out
 
     def attend(self, problem: Problem) -> State:
@@ -78,6 +79,20 @@ def plain(problem: Problem) -> str | None:
         if problem.N == 1:
             return "dense"
     return None
+
+
+def evened(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, on the CPU as wide as each other: its fused kernel takes no others.
+
+    Features of zero change no score, and come out as zeros, which are cut off.
+    """
+    q, k, v = problem.q, problem.k, problem.v
+    D, E = q.shape[-1], v.shape[-1]
+    if D == E or q.device.type != "cpu":
+        return q, k, v
+    if D > E:
+        return q, k, F.pad(v, (0, D - E))
+    return F.pad(q, (0, E - D)), F.pad(k, (0, E - D)), v
 
 
 def written(problem: Problem) -> tuple[Tensor, Tensor]:
