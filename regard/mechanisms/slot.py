@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import ClassVar
 
 from torch import nn
@@ -15,6 +16,13 @@ class Slot(nn.Module):
     """One part of an attention layer. A class with a `spec` of its own is a mechanism."""
 
     spec: ClassVar[Spec]
+
+    def extra_repr(self) -> str:
+        """The settings that are plain values, as they are typed."""
+        names = [p.name for p in inspect.signature(type(self)).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        held = {name: getattr(self, name, inspect) for name in names}
+        plain = (bool, int, float, str, tuple, type(None))
+        return ", ".join(f"{name}={value!r}" for name, value in held.items() if isinstance(value, plain))
 
     def allow(self, call: Call) -> None:
         """Raise Unsupported where the call asks for what the spec does not claim."""

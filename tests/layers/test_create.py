@@ -61,6 +61,14 @@ def test_the_package_is_walked_and_asked() -> None:
         regard.mechanisms(family="head")
 
 
+def test_a_part_shows_its_settings() -> None:
+    layer = regard.create("gqa", dim=16, heads=4, kv_heads=2, position="rope:base=500000.0")
+    shown = repr(layer)
+    assert "kv_heads=2" in shown
+    assert "base=500000.0" in shown
+    assert all(repr(regard.create(name, dim=32, heads=4)) for name, kind in walk().items())
+
+
 def test_names_and_classes_agree_with_files() -> None:
     for name, kind in walk().items():
         assert kind.__module__.split(".")[-1] == name, kind
