@@ -63,7 +63,8 @@ def over_seeds(
         values = [value(run) for run in runs if run["mechanism"] == name]
         known = [one for one in values if one is not None]
         if len(known) == len(values):
-            low, high = interval(known) or (None, None)
+            bounds = {"low": 0.0, "high": 100.0} if unit == "%" else {}
+            low, high = interval(known, **bounds) or (None, None)
             rows.append(Row(name, what, statistics.fmean(known), low, high, unit))
     return rows
 
