@@ -124,4 +124,6 @@ FAULTS = [
     Fault(O + "sdpa.py", "if not (problem.q.numel() and problem.v.numel()):", "if False:", "sdpa takes empty inputs", (*CHOOSE, "-k", "empty_inputs")),
     Fault(O + "flex.py", 'reasons.append("float64 is not compiled")', "pass", "flex claims float64", CHOOSE),
     Fault(O + "flex.py", 'reasons.append("FlexAttention has no backward', 'print("FlexAttention has no backward', "flex claims a backward pass", CHOOSE),
+    Fault(O + "sdpa.py", "return q, k, F.pad(v, (0, D - E))", "return q[..., :E], k[..., :E], v", "keys are cut to the values' width", of("sdpa")),
+    Fault(O + "sdpa.py", "return F.pad(q, (0, E - D)), F.pad(k, (0, E - D)), v", "return q, k, v[..., :D]", "values are cut to the keys' width", of("sdpa")),
 ]  # fmt: skip
