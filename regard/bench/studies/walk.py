@@ -61,6 +61,10 @@ def kept() -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
 
 
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """The figures as Markdown: a section for each study."""
     words = {True: "**Shown.**", False: "**Not shown: the contrary is.**", None: "**Too close to tell.**"}
@@ -73,6 +77,6 @@ def table(results: list[dict[str, Any]]) -> str:
             wide = "" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}"
             parts.append(f"| {row['mechanism']} | {row['what']} | {row['value']:.4g} {row['unit']} | {wide} |")
         on = one["machine"]
-        place = on["device"] if on["device"] != "cpu" else f"{on['processor']}, {on['threads']} threads"
+        place = on["device"] if on["device"] != "cpu" else f"{on['processor']}, {_threads(on['threads'])}"
         parts += ["", f"`{one['command']}`, {one['seconds']} seconds on {place}, torch {one['versions']['torch']}.", ""]
     return "\n".join(parts)
