@@ -72,7 +72,7 @@ def table(results: list[dict[str, Any]]) -> str:
     for one in results:
         parts += [f"## {one['name']}", "", f"{one['claim']} {words[one['shown']]}", ""]
         parts += [f"{one['setting'][:1].upper()}{one['setting'][1:]}. Rule: {one['rule']}", ""]
-        parts += ["| mechanism | what | mean | 95% |", "|---|---|---|---|"]
+        parts += ["| mechanism | what | mean | interval |", "|---|---|---|---|"]
         for row in one["rows"]:
             wide = "" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}"
             parts.append(f"| {row['mechanism']} | {row['what']} | {row['value']:.4g} {row['unit']} | {wide} |")
