@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from regard.hf.apply import apply as apply
-    from regard.hf.apply import check as check
+    from regard.hf.applied import apply as apply
+    from regard.hf.applied import check as check
     from regard.hf.lift import from_hf as from_hf
     from regard.hf.load import load as load
     from regard.layers.attention import Attention as Attention
@@ -42,9 +42,9 @@ _ROOMS = (
 )
 _HOME = {
     "Attention": "regard.layers.attention",
-    "apply": "regard.hf.apply",
+    "apply": "regard.hf.applied",
     "attend": "regard.ops.attend",
-    "check": "regard.hf.apply",
+    "check": "regard.hf.applied",
     "create": "regard.layers.create",
     "explain": "regard.ops.attend",
     "from_hf": "regard.hf.lift",

@@ -134,3 +134,16 @@ def test_the_front_door_opens_quickly() -> None:
     script = "import json, time, torch\nstart = time.perf_counter()\nimport regard\n"
     more = answer(script + "print(json.dumps({'seconds': time.perf_counter() - start}))")
     assert more["seconds"] < 0.3
+
+
+def test_a_name_is_the_same_by_every_door() -> None:
+    script = """
+import json, regard
+first = (regard.apply, regard.attend, regard.merge, regard.create)
+from regard.hf import apply
+from regard.ops import attend, merge
+from regard.layers import create
+same = [one is other for one, other in zip(first, (apply, attend, merge, create), strict=True)]
+print(json.dumps({"same": same}))
+"""
+    assert answer(script)["same"] == [True] * 4

@@ -14,16 +14,16 @@ from regard.hf.select import everywhere as everywhere
 from regard.hf.site import Site as Site
 
 if TYPE_CHECKING:
-    from regard.hf.apply import apply as apply
-    from regard.hf.apply import can_rotate as can_rotate
-    from regard.hf.apply import check as check
+    from regard.hf.applied import apply as apply
+    from regard.hf.applied import can_rotate as can_rotate
+    from regard.hf.applied import check as check
     from regard.hf.lift import from_hf as from_hf
     from regard.hf.run import Run as Run
 
 _LATER = {
-    "apply": "regard.hf.apply",
-    "can_rotate": "regard.hf.apply",
-    "check": "regard.hf.apply",
+    "apply": "regard.hf.applied",
+    "can_rotate": "regard.hf.applied",
+    "check": "regard.hf.applied",
     "from_hf": "regard.hf.lift",
     "Run": "regard.hf.run",
 }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.hf import Intervention
-from regard.hf.apply import apply, check
+from regard.hf.applied import apply, check
 from regard.methods.registry import create
 from tests.hf.apply.families import build
 from tests.hf.apply.models import prompt

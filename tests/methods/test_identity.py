@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from regard.hf.apply import apply
+from regard.hf.applied import apply
 from regard.methods.registry import create, methods
 from tests.hf.apply.models import Record
 from tests.methods import plain

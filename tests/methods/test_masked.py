@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from regard.hf.apply import apply
+from regard.hf.applied import apply
 from regard.methods.registry import methods, parse
 from tests.methods import plain
 from tests.methods.formulas import CASES, Case, everything

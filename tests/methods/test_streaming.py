@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import Unsupported
-from regard.hf.apply import apply, check
+from regard.hf.applied import apply, check
 from regard.methods.registry import create
 from tests.methods.models import gap, logits, model_of, prompt, stepped
 from tests.methods.plain import using

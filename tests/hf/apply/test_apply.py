@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from regard.errors import EngineRefused, RegardError, Unsupported
-from regard.hf.apply import apply, check
+from regard.hf.applied import apply, check
 from regard.hf.intervention import Intervention
 from regard.hf.select import Sites
 from regard.masks import causal, window

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from regard.caches import Dense, Window
 from regard.errors import RegardError, Unsupported
-from regard.hf.apply import apply, check
+from regard.hf.applied import apply, check
 from regard.hf.intervention import Intervention
 from regard.hf.run import Run
 from regard.hf.select import Sites

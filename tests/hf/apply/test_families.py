@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from regard.errors import Unsupported
-from regard.hf.apply import apply, check
+from regard.hf.applied import apply, check
 from regard.hf.intervention import Intervention
 from regard.hf.select import Sites
 from regard.masks import everything

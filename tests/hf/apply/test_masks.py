@@ -10,7 +10,7 @@ from transformers import masking_utils as hf
 from regard.edits import Bias
 from regard.errors import Unsupported
 from regard.hf.allowed import AllowedPairs, allowed_pairs
-from regard.hf.apply import apply
+from regard.hf.applied import apply
 from regard.hf.translate import translate
 from regard.hf.written import parts
 from tests.hf.apply.families import build

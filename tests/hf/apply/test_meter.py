@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from regard.caches import Window
-from regard.hf.apply import apply
+from regard.hf.applied import apply
 from regard.hf.intervention import Intervention
 from regard.hf.select import Sites
 from regard.masks import keys, per_head, sinks, window

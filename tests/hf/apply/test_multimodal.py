@@ -14,7 +14,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from regard.hf.apply import apply
+from regard.hf.applied import apply
 from regard.hf.intervention import Intervention
 from regard.hf.select import Sites
 from tests.hf.apply.families import DECODER, VISION, VOCABULARY

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from regard.hf.apply import apply
+from regard.hf.applied import apply
 from tests.hf.apply.families import build
 from tests.hf.apply.models import Record, prompt
 

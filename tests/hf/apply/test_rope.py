@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from regard.errors import Unsupported
-from regard.hf.apply import apply, can_rotate
+from regard.hf.applied import apply, can_rotate
 from regard.hf.intervention import Intervention
 from tests.hf.apply.families import build, tiny
 from tests.hf.apply.models import llama, prompt

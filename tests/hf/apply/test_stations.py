@@ -8,7 +8,7 @@ from torch import Tensor
 
 from regard.edits import Bias, Softcap, Temperature
 from regard.errors import ShapeError, Unsupported
-from regard.hf.apply import apply
+from regard.hf.applied import apply
 from regard.hf.intervention import Intervention
 from regard.hf.select import Sites
 from regard.masks import sinks, window
