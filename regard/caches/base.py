@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -57,6 +58,12 @@ class CacheLayer:
     def nbytes(self) -> int:
         """Bytes of memory held, counted by storage, so that a view of a large tensor counts as all of it."""
         return storage_bytes(self.tensors)
+
+
+def beside(a: Tensor, b: Tensor) -> Tensor:
+    """Positions [B|1, N] and [B|1, n] as [B|1, N + n]: rows that are shared become each row's own where they must."""
+    rows = max(a.shape[0], b.shape[0])
+    return torch.cat([a.expand(rows, -1), b.expand(rows, -1)], 1)
 
 
 def storage_bytes(tensors: tuple[Tensor, ...] | list[Tensor]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from regard.caches.base import storage_bytes
+from regard.caches.base import beside, storage_bytes
 from regard.errors import ShapeError
 
 
@@ -44,8 +44,9 @@ class Held:
             came, held = ([list(p.shape) for p in some] for some in (parts, self.parts))
             raise ShapeError(f"These tokens do not continue what is held: {came} after {held}.")
         kept = self.trimmed()
+        assert kept.positions is not None
         grown = tuple(torch.cat(pair, 2) for pair in zip(kept.parts, parts, strict=True))
-        return replace(kept, parts=grown, positions=_beside(kept.positions, positions))
+        return replace(kept, parts=grown, positions=beside(kept.positions, positions))
 
     def trimmed(self) -> Held:
         """The value without the tokens that its size leaves no room for."""
@@ -73,10 +74,3 @@ class Held:
     def nbytes(self) -> int:
         """Bytes of memory held."""
         return storage_bytes(self.parts)
-
-
-def _beside(a: Tensor | None, b: Tensor) -> Tensor:
-    if a is None:
-        return b
-    rows = max(a.shape[0], b.shape[0])
-    return torch.cat([a.expand(rows, -1), b.expand(rows, -1)], 1)

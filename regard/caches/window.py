@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regard.caches.base import CacheLayer, Kept
+from regard.caches.base import CacheLayer, Kept, beside
 from regard.caches.dense import grown
 from regard.caches.padding import Lead, counted, numbered, placed
 from regard.errors import RegardError
@@ -45,7 +45,7 @@ class Window(CacheLayer):
         if self._ring and N == 1:
             return self._kept(*self._write(keys, values, chunk), chunk)
         held = grown(self._keys, keys), grown(self._values, values)
-        index = chunk if self._index is None else _beside(self._index, chunk)
+        index = chunk if self._index is None else beside(self._index, chunk)
         natural = not self._ring and self._lead is None
         if self.seen > self.size:
             self._keep(*held, index)
@@ -128,11 +128,6 @@ class Window(CacheLayer):
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return tuple(t for t in (self._keys, self._values, self._index) if t is not None)
-
-
-def _beside(a: Tensor, b: Tensor) -> Tensor:
-    rows = max(a.shape[0], b.shape[0])
-    return torch.cat([a.expand(rows, -1), b.expand(rows, -1)], 1)
 
 
 def _picked(held: Tensor, source: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from regard.cli.device import usable
 from regard.errors import RegardError
 
 
@@ -124,12 +125,7 @@ def _device(name: str | None) -> str:
 
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises depends on the device
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RegardError(f"--device {name} can't be used here ({said}). Type --device cpu.") from error
-    return name
+    return usable(name)
 
 
 def _list(context: click.Context, wanted: bool) -> None:

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from regard.cli.device import usable
 from regard.errors import RegardError
 
 
@@ -90,7 +91,7 @@ def train(
     for file in (saved, json_file):
         if file is not None:
             store.writable(file)
-    _usable(device)
+    usable(device)
     ready()
     console = Console(stderr=True)
     bar = Progress(
@@ -130,17 +131,6 @@ def train(
     for sentence in sentences(result):
         screen.print(sentence, markup=False, highlight=False)
     screen.print(f"Report: {report}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _usable(device: str) -> None:
-    """Raise RegardError where this device can't be used here."""
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises depends on the device
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RegardError(f"--device {device} can't be used here ({said}). Type --device cpu.") from error
 
 
 def _list(context: click.Context, wanted: bool) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from regard.caches import Held
+from regard.caches import Held, beside
 from regard.core import Cost, Source, Spec
 from regard.errors import RegardError, Unsupported
 from regard.layers.create import Named, build, parse
@@ -167,9 +167,7 @@ class Attention(Layer):
             return None, None
         inputs, at = call.tokens, call.q_at(call.tokens.shape[1], call.tokens.shape[1])
         if inner.before is not None and inner.at is not None:
-            rows = max(at.shape[0], inner.at.shape[0])
-            inputs = torch.cat([inner.before, inputs], 1)
-            at = torch.cat([inner.at.expand(rows, -1), at.expand(rows, -1)], 1)
+            inputs, at = torch.cat([inner.before, inputs], 1), beside(inner.at, at)
         if bool((at < 0).any()):  # padding goes in front, so that the latest are real
             at = at.expand(inputs.shape[0], -1)
             order = (at >= 0).to(torch.int8).argsort(dim=1, stable=True)
@@ -198,7 +196,7 @@ class Attention(Layer):
 
     def _edited(self, q: Tensor, k: Tensor, call: Call) -> Call:
         edits = self.position.edits(q, k, call)
-        return replace(call, edits=edits) if edits else call
+        return call.with_(edits=edits) if edits else call
 
 
 def _fill(slot: str, given: object, sizes: dict[str, int]) -> Any:

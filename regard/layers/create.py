@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
+from regard.core.typed import named, near
 from regard.errors import RegardError
 from regard.mechanisms import Layer, Slot
 from regard.mechanisms.walk import walk
@@ -53,16 +53,8 @@ def parse(text: str) -> Named:
 
     Raises: RegardError where it can't be read.
     """
-    name, colon, rest = text.strip().partition(":")
-    kind, settings = known(name), {}
-    if colon and not rest:
-        raise RegardError(f"{text!r} ends after the colon; type {name}:key=value,... or {name}.")
-    for pair in rest.split(",") if rest else []:
-        key, equals, value = (part.strip() for part in pair.partition("="))
-        if not (key and equals and value):
-            raise RegardError(f"{pair!r} in {text!r} is not key=value; type {name}:key=value,key=value.")
-        settings[key] = _value(value)
-    return Named(kind, settings)
+    name, settings = named(text)
+    return Named(known(name), {key: _value(value) for key, value in settings.items()})
 
 
 def build(kind: type[Slot], settings: Mapping[str, object], sizes: Mapping[str, int]) -> Slot:
@@ -95,12 +87,6 @@ def known(name: str) -> type[Slot]:
             "models are made by regard.methods.create."
         )
     return found[name]
-
-
-def near(word: str, words: Iterable[str]) -> str:
-    """' Did you mean ...?' for the nearest known word, or nothing."""
-    found = difflib.get_close_matches(word, list(words), 1, 0.5)
-    return f" Did you mean {found[0]!r}?" if found else ""
 
 
 def _value(text: str) -> object:

@@ -20,7 +20,7 @@ class Slot(nn.Module):
     def extra_repr(self) -> str:
         """The settings that are plain values, as they are typed."""
         names = [p.name for p in inspect.signature(type(self)).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        held = {name: getattr(self, name, inspect) for name in names}
+        held = {name: getattr(self, name) for name in names if hasattr(self, name)}
         plain = (bool, int, float, str, tuple, type(None))
         return ", ".join(f"{name}={value!r}" for name, value in held.items() if isinstance(value, plain))
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import importlib
 import pkgutil
-from collections.abc import Iterable
 
 import regard.methods
+from regard.core.typed import named, near
 from regard.errors import RegardError
 from regard.methods.method import Method
 
@@ -51,24 +50,8 @@ def parse(text: str) -> Method:
 
     Raises: RegardError where it can't be read or made.
     """
-    name, colon, rest = text.strip().partition(":")
-    settings: dict[str, object] = {}
-    if colon and not rest:
-        raise RegardError(f"{text!r} ends after the colon; type {name}:key=value,... or {name}.")
-    for pair in rest.split(",") if rest else []:
-        key, equals, value = (part.strip() for part in pair.partition("="))
-        if not (key and equals and value):
-            raise RegardError(f"{pair!r} in {text!r} is not key=value; type {name}:key=value,key=value.")
-        if key in settings:
-            raise RegardError(f"{key!r} is given twice in {text!r}.")
-        settings[key] = value
-    return create(name, **{key: _value(name, key, str(value)) for key, value in settings.items()})
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """' Did you mean ...?' for the nearest known word, or nothing."""
-    found = difflib.get_close_matches(word, list(known), 1, 0.5)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    name, settings = named(text)
+    return create(name, **{key: _value(name, key, value) for key, value in settings.items()})
 
 
 _KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}

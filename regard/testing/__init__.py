@@ -4,6 +4,7 @@
 class, or a layer, so that a mechanism outside of this package is held to the same.
 """
 
+from regard.testing.operations import operations as operations
 from regard.testing.run import ConformanceError as ConformanceError
 from regard.testing.run import Outcome as Outcome
 from regard.testing.run import check as check

@@ -50,7 +50,7 @@ FAULTS = [
     Fault(H, "places = self.positions if shared else self.positions[index]", "places = self.positions", "reordered rows keep their old positions", HELD),
     Fault(R, "return state if state.shape[0] == 1 and index.max() > 0 else state[index]", "return state", "a state's tensors are not reordered", ("tests/testing/test_conformance.py", "-k", "value")),
     Fault(W, "if setting not in own:", "if False:", "an unknown setting is not named", NAMES),
-    Fault(W, 'settings[key] = _value(value)', 'settings[key] = value', "a typed setting stays text", NAMES),
+    Fault(W, '{key: _value(value) for key, value in settings.items()}', 'settings', "a typed setting stays text", NAMES),
     Fault("regard/mechanisms/walk.py", "all(getattr(kind.spec, key) == value for key, value in wanted.items())", "any(getattr(kind.spec, key) == value for key, value in wanted.items())", "mechanisms answer one of what is asked", NAMES),
     Fault("regard/mechanisms/walk.py", "kind.spec.cost.time <= max_time_exponent", "kind.spec.cost.time >= max_time_exponent", "the slow are listed for the fast", NAMES),
     Fault("regard/core/describe.py", 'for what, there in (("formula in its spec", spec.formula),', 'for what, there in (("formula in its spec", True),', "a page is made without its formula", ("tests/cli/test_list.py",)),

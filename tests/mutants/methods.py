@@ -57,7 +57,7 @@ FAULTS = [
     Fault(C + "streaming_llm.py", "return Window(self.window, self.sinks)", "return Window(self.window)", "the cache keeps no sinks", STREAMING),
     Fault(C + "streaming_llm.py", "(self.window + self.sinks - 1)).clamp(min=0)", "(self.window + self.sinks - 1))", "queries turn before anything is let go", STREAMING),
     Fault(C + "streaming_llm.py", "if not (self.in_cache_positions and self.sinks):\n            return []", "if True:\n            return []", "models that do not rotate are not refused", STREAMING),
-    Fault("regard/methods/registry.py", "if key in settings:", "if False:", "a setting may be given twice", REGISTRY),
+    Fault("regard/core/typed.py", "if key in settings:", "if False:", "a setting may be given twice", REGISTRY),
     Fault("regard/methods/registry.py", "_right_kind(name, fields[setting], settings[setting])", "pass", "settings of the wrong kind are taken", REGISTRY),
     Fault("regard/methods/method.py", "return short if float(short) == value else repr(value)", "return short", "labels round settings", REGISTRY),
     Fault("regard/methods/method.py", "if not value >= bound:", "if not value > bound - 2:", "settings may be out of range", REGISTRY),

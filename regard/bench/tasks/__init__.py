@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 from dataclasses import fields
 
 from regard.bench.tasks.char_lm import CharLM as CharLM
@@ -14,6 +13,7 @@ from regard.bench.tasks.mqar import MQAR as MQAR
 from regard.bench.tasks.selective_copy import SelectiveCopy as SelectiveCopy
 from regard.bench.tasks.task import SILENT as SILENT
 from regard.bench.tasks.task import Task as Task
+from regard.core.typed import near
 from regard.errors import RegardError
 
 TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (CharLM, Counting, FlipFlop, Letters, MQAR, SelectiveCopy)}
@@ -26,7 +26,7 @@ def task(text: str) -> Task:
     """
     name, colon, rest = text.strip().partition(":")
     if name not in TASKS:
-        raise RegardError(f"Unknown task {name!r}.{_near(name, list(TASKS))} Tasks are {', '.join(TASKS)}.")
+        raise RegardError(f"Unknown task {name!r}.{near(name, TASKS)} Tasks are {', '.join(TASKS)}.")
     kind = TASKS[name]
     known: dict[str, object] = {field.name: field.default for field in fields(kind)}
     settings: dict[str, object] = {}
@@ -36,7 +36,7 @@ def task(text: str) -> Task:
             raise RegardError(f"{pair!r} in {text!r} is not key=value; type {name}:key=value,key=value.")
         if key not in known:
             have = f"Its settings are {', '.join(known)}." if known else "It has none."
-            raise RegardError(f"{name} has no setting {key!r}.{_near(key, list(known))} {have}")
+            raise RegardError(f"{name} has no setting {key!r}.{near(key, known)} {have}")
         if key in settings:
             raise RegardError(f"{key!r} is given twice in {text!r}; give it once.")
         settings[key] = _value(f"{name}.{key}", value, known[key])
@@ -56,8 +56,3 @@ def _value(name: str, text: str, default: object) -> object:
         words = {bool: "true or false", int: "a whole number", float: "a number"}
         raise RegardError(f"{name} must be {words.get(kind, kind.__name__)}; got {text!r}.")
     return value
-
-
-def _near(word: str, words: list[str]) -> str:
-    found = difflib.get_close_matches(word, words, 1, 0.5)
-    return f" Did you mean {found[0]!r}?" if found else ""

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard.caches import beside
 from regard.core import Cost, Limit, Source, Spec
 from regard.edits import softmax
 from regard.errors import ShapeError
 from regard.mechanisms.call import Call
 from regard.mechanisms.layer import Layer
 from regard.mechanisms.projection import join, split, start
+from regard.mechanisms.rotary import frequencies, turned
 from regard.mechanisms.slot import divide
 
 
@@ -114,9 +116,10 @@ class CASTLE(Layer):
         at = call.q_at(N, N)
         maps = (self.q, self.k, self.v, self.lookahead_q, self.lookahead_k, self.lookahead_v)
         plain, keys, values, asks, answers, brings = (split(one(call.tokens), self.heads) for one in maps)
-        turned = plain
+        facing = plain
         if self.rope:
-            turned, keys, asks, answers = (_turned(x, at, self.base) for x in (plain, keys, asks, answers))
+            steps = frequencies(self.head_dim, self.base, plain)
+            facing, keys, asks, answers = (turned(x, at, steps) for x in (plain, keys, asks, answers))
         outs = []
         for first in range(0, N, self.block):
             now = slice(first, first + self.block)
@@ -126,23 +129,23 @@ class CASTLE(Layer):
                 torch.cat([inner.asks, asks[:, :, now]], 2),
                 torch.cat([inner.keys, keys[:, :, now]], 2),
                 torch.cat([inner.values, values[:, :, now]], 2),
-                _beside(inner.positions, places),
+                beside(inner.positions, places),
             )
-            given = (x[:, :, now] for x in (turned, plain, answers, brings))
+            given = (x[:, :, now] for x in (facing, plain, answers, brings))
             out, renewed = self._block(inner, places, *given)
             outs.append(out)
             inner = Lookahead(renewed, inner.asks, inner.keys, inner.values, inner.positions)
         return self.out(join(torch.cat(outs, 2)).to(call.tokens.dtype)), inner
 
     def _block(
-        self, known: Lookahead, i: Tensor, turned: Tensor, plain: Tensor, answers: Tensor, brings: Tensor
+        self, known: Lookahead, i: Tensor, facing: Tensor, plain: Tensor, answers: Tensor, brings: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The outputs of c tokens at positions i [B|1, c], and all lookahead keys after them; they are known already.
 
-        Shapes: turned, plain, answers, brings [B, H, c, D]; results [B, H, c, D] and [B, H, M, D].
+        Shapes: facing, plain, answers, brings [B, H, c, D]; results [B, H, c, D] and [B, H, M, D].
         """
         kind, scale = known.renewed.dtype, self.head_dim**-0.5
-        turned, plain, answers, brings = (x.to(kind) for x in (turned, plain, answers, brings))
+        facing, plain, answers, brings = (x.to(kind) for x in (facing, plain, answers, brings))
         asks, keys, values = (x.to(kind) for x in (known.asks, known.keys, known.values))
         i, j = i[:, None, :, None], known.positions[:, None, None, :]
         seen = (i >= 0) & (j >= 0) & (j <= i)
@@ -155,24 +158,9 @@ class CASTLE(Layer):
         came = (i >= 0) & (i.transpose(-1, -2) >= 0) & (i.transpose(-1, -2) <= i)
         brought = (plain @ brings.transpose(-1, -2) * scale).masked_fill(~came, 0.0)
         ahead = plain @ known.renewed.transpose(-1, -2) * scale + brought @ gates
-        scores = turned @ keys.transpose(-1, -2) * scale - F.silu(ahead)
+        scores = facing @ keys.transpose(-1, -2) * scale - F.silu(ahead)
         out = softmax.weights(scores, seen) @ values
         return out, known.renewed + gates.transpose(-1, -2) @ brings
-
-
-def _turned(x: Tensor, positions: Tensor, base: float) -> Tensor:
-    """Queries or keys [B, H, N, D] turned by their positions [B|1, N], the first half of D with the second."""
-    half, kind = x.shape[-1] // 2, _wide(x)
-    rates = base ** (-torch.arange(half, dtype=kind, device=x.device) / half)
-    angles = positions.to(kind)[:, None, :, None] * rates
-    a, b = x.to(kind).split(half, -1)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
-
-
-def _beside(a: Tensor, b: Tensor) -> Tensor:
-    rows = max(a.shape[0], b.shape[0])
-    return torch.cat([a.expand(rows, -1), b.expand(rows, -1)], 1)
 
 
 def _wide(x: Tensor) -> torch.dtype:

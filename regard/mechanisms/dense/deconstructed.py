@@ -16,6 +16,7 @@ from regard.errors import ShapeError
 from regard.mechanisms.call import Call
 from regard.mechanisms.layer import Layer
 from regard.mechanisms.projection import join, split, start
+from regard.mechanisms.rotary import frequencies, turned
 from regard.mechanisms.slot import divide
 
 VARIANTS = ("standard", "mlp", "taylor", "nonapprox", "rnd_fixed", "text_fixed", "static_emb")
@@ -229,12 +230,7 @@ class Deconstructed(Layer):
             return x
         if positions is None:
             positions = torch.arange(first, first + x.shape[2], device=x.device)[None]
-        wide, half = torch.promote_types(x.dtype, torch.float32), self.width // 2
-        rate = self.base ** -(torch.arange(half, device=x.device, dtype=wide) / half)
-        angle = positions[:, None, :, None] * rate
-        a, b = x.to(wide).chunk(2, -1)
-        cos, sin = angle.cos(), angle.sin()
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+        return turned(x, positions, frequencies(self.width, self.base, x))
 
 
 def _second_order(before: Running, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> tuple[Tensor, Running]:

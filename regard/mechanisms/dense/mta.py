@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.caches import Held
+from regard.caches import Held, beside
 from regard.core import Cost, Limit, Source, Spec
 from regard.edits import softmax
 from regard.mechanisms.call import Call
@@ -144,9 +144,7 @@ class MultiTokenAttention(Mixer):
         n, at = q.shape[2], call.q_at(q.shape[2], k.shape[2])
         held = state.held.append((k, v), call.k_at(n))
         if state.queries is not None and state.positions is not None:
-            rows = max(at.shape[0], state.positions.shape[0])
-            q = torch.cat([state.queries, q], 2)
-            at = torch.cat([state.positions.expand(rows, -1), at.expand(rows, -1)], 1)
+            q, at = torch.cat([state.queries, q], 2), beside(state.positions, at)
         keys, values = held.parts
         out = self.mix(q, keys, values, call.with_(q_positions=at, k_positions=held.positions))[:, :, -n:]
         if bool((at < 0).any()):

@@ -9,26 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from regard.caches import Held
 from regard.layers import Attention
 from regard.mechanisms import Call, Layer
 from regard.testing.checks.base import Check
 from regard.testing.failed import Failed
+from regard.testing.operations import operations
 from regard.testing.subject import Subject
 
 # Long enough for the slope to be seen, which near-linear parts show later, and short enough for quadratic ones.
 _LENGTHS = {True: (4096, 8192), False: (1024, 2048)}
 
 
-def _scores(q: Any, k: Any, v: Any, *_: object, out_shape: object = None, **__: object) -> int:
-    """Operations of one fused attention on CPU, of which torch counts none: products with keys and with values."""
-    B, H, N, D = q
-    return 2 * B * H * N * k[2] * (D + v[3])
-
-
-_FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _scores}
 _TOLERANCE = 0.3  # blocks are coarse: half a causal square grows somewhat slower than its side squared
 
 
@@ -81,9 +74,7 @@ def _flops(subject: Subject, layer: Layer, N: int) -> int:
             "merge": lambda: layer.merge(q, call),
         }
         work = pieces.get(subject.spec.slot, work)
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_FUSED) as counter:
-        work()
-    return counter.get_total_flops()
+    return operations(work)
 
 
 def _bytes(kept: Any) -> int:

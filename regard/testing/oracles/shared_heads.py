@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from regard.testing.oracles.dense import _map
+
 
 def one_head_copied(layer: nn.Module, tokens: Tensor, memory: Tensor | None, causal: bool) -> Tensor:
     """One head as wide as the layer's maps, given to the output map once for every head."""
@@ -96,7 +98,7 @@ def latent_attention(layer: nn.Module, tokens: Tensor, memory: Tensor | None, ca
     q, latent = _apply(layer, "q", asks), _normalised(layer, "kv_norm", _apply(layer, "kv_down", seen))
     shared = _apply(layer, "k_rope", seen) if _has(layer, "k_rope") else None
     count: int = layer.heads  # type: ignore[assignment]
-    up_k, up_v = (_linear(layer, name).weight.chunk(count) for name in ("k_up", "v_up"))
+    up_k, up_v = (_map(layer, name).weight.chunk(count) for name in ("k_up", "v_up"))
     heads = []
     for h, own in enumerate(q.chunk(count, -1)):
         content = up_k[h].shape[0]
@@ -113,9 +115,9 @@ def _mixture(layer: nn.Module, tokens: Tensor, memory: Tensor | None, causal: bo
     seen = tokens if memory is None else memory
     width = layer.dim // layer.heads  # type: ignore[operator]
     q, k, v = (_apply(layer, name, x).split(width, -1) for name, x in (("q", tokens), ("k", seen), ("v", seen)))
-    routed = _linear(layer, "route").weight.shape[0]
+    routed = _map(layer, "route").weight.shape[0]
     shared = len(q) - routed
-    maps = {name: _linear(layer, name).weight for name in ("route", "share", "weigh") if _has(layer, name)}
+    maps = {name: _map(layer, name).weight for name in ("route", "share", "weigh") if _has(layer, name)}
     rows = []
     for b in range(tokens.shape[0]):
         row = slice(b, b + 1)
@@ -174,13 +176,6 @@ def _normalised(layer: nn.Module, name: str, x: Tensor) -> Tensor:
     return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6) * _tensor(layer, f"{name}.weight")
 
 
-def _linear(layer: nn.Module, name: str) -> nn.Linear:
-    for path, module in layer.named_modules():
-        if path.rpartition(".")[2] == name and isinstance(module, nn.Linear):
-            return module
-    raise AttributeError(f"{type(layer).__name__} has no linear map called {name!r}.")
-
-
 def _has(layer: nn.Module, name: str) -> bool:
     return any(path.rpartition(".")[2] == name for path, _ in layer.named_modules())
 
@@ -193,6 +188,6 @@ def _tensor(layer: nn.Module, name: str) -> Tensor:
 
 
 def _apply(layer: nn.Module, name: str, x: Tensor) -> Tensor:
-    linear = _linear(layer, name)
+    linear = _map(layer, name)
     out = torch.einsum("...c,dc->...d", x, linear.weight)
     return out if linear.bias is None else out + linear.bias

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from regard.testing.oracles.dense import _linear, _map
+
 _Row = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # q [D], k [M, D], v [M, E], head -> [E]
 
 
@@ -152,15 +154,3 @@ def _sigmoid(x: Tensor) -> Tensor:
 def _above(raw: Tensor, start: float) -> Tensor:
     """What a raw parameter stands for: more than 1e-6, and `start` where it is 0."""
     return 1e-6 + (start - 1e-6) * torch.log(1 + torch.exp(raw)) / math.log(2)
-
-
-def _map(layer: nn.Module, name: str) -> nn.Linear:
-    for path, module in layer.named_modules():
-        if path.rpartition(".")[2] == name and isinstance(module, nn.Linear):
-            return module
-    raise AttributeError(f"{type(layer).__name__} has no linear map called {name!r}.")
-
-
-def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    out = torch.einsum("...c,dc->...d", x, layer.weight)
-    return out if layer.bias is None else out + layer.bias

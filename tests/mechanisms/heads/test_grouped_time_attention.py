@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import regard.testing
 from regard.errors import ShapeError
 from regard.mechanisms.heads import GroupedAttention
-
-
-def _scores(q: torch.Size, k: torch.Size, v: torch.Size, *rest: object, **more: object) -> int:
-    """Operations of torch's fused kernel, which its counter does not know."""
-    return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
-
-
-FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _scores}
+from regard.testing import operations
 
 
 def _layer(**settings: object) -> GroupedAttention:
@@ -68,9 +60,7 @@ def test_the_tokens_of_a_group_share_their_weights() -> None:
 @pytest.mark.parametrize("group", [1, 2, 4])
 def test_scores_cost_less_by_the_group(group: int) -> None:
     layer, N, C = GroupedAttention(32, 4, group=group), 64, 32
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
-        layer(torch.randn(1, N, C))
-    assert counter.get_total_flops() == 8 * N * C * C + 4 * N * N * C // group
+    assert operations(lambda: layer(torch.randn(1, N, C))) == 8 * N * C * C + 4 * N * N * C // group
 
 
 def test_padding_between_real_tokens_is_absent() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import regard
 from regard.edits import Bias
@@ -12,14 +11,7 @@ from regard.errors import ShapeError
 from regard.mechanisms import Call
 from regard.mechanisms.heads import MultiWindowAttention
 from regard.mechanisms.heads.mw_mha import divisor_windows
-
-
-def _scores(q: torch.Size, k: torch.Size, v: torch.Size, *rest: object, **more: object) -> int:
-    """Operations of torch's fused kernel, which its counter does not know."""
-    return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
-
-
-FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _scores}
+from regard.testing import operations
 
 
 def _tokens(*shape: int) -> torch.Tensor:
@@ -80,9 +72,7 @@ def test_work_follows_the_windows(windows: tuple[int, ...], low: float, high: fl
     mixer, counts = _mixer(*windows).float().requires_grad_(False), []
     for N in (512, 1024):
         q = torch.randn(1, 4, N, 8)
-        with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
-            mixer(q, q, q, _call(q))
-        counts.append(counter.get_total_flops())
+        counts.append(operations(lambda q=q: mixer(q, q, q, _call(q))))
     assert 2**low <= counts[1] / counts[0] <= 2**high
     assert counts[1] == 1024 * sum(w or 1024 for w in windows) * 4 * 8
 
