@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from regard.methods.registry import methods as methods
     from regard.ops.attend import attend as attend
     from regard.ops.attend import explain as explain
+    from regard.ops.recurrence.front import recur as recur
     from regard.ops.state import State as State
     from regard.ops.state import merge as merge
 
@@ -34,6 +35,7 @@ _ROOMS = (
     "errors",
     "hf",
     "layers",
+    "lens",
     "masks",
     "mechanisms",
     "methods",
@@ -50,6 +52,7 @@ _HOME = {
     "from_hf": "regard.hf.lift",
     "load": "regard.hf.load",
     "merge": "regard.ops.state",
+    "recur": "regard.ops.recurrence.front",
     "State": "regard.ops.state",
 }
 

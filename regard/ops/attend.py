@@ -44,9 +44,10 @@ def attend(  # type: ignore[misc]
 
     Shapes: q [B, H, N, D]; k [B, G, M, D]; v [B, G, M, E], H a multiple of G (grouped heads are not repeated);
     positions [N or M], [B, N or M] or [B, H, N or M], negative = empty slot, by default the queries are the last N of
-    M; sinks [H]; result [B, H, N, E], or State(out, lse) with `state=True`. A query that sees nothing gives zeros and
-    lse -inf. `views` score chosen pairs with another q and k; `rows` receives complete rows of weights, a block of
-    queries at a time, and may return edited ones. `scale` defaults to D ** -0.5.
+    M (of more queries than keys the first come before every key and see nothing: give positions); sinks [H]; result
+    [B, H, N, E], or State(out, lse) with `state=True`. A query that sees nothing gives zeros and lse -inf. `views`
+    score chosen pairs with another q and k; `rows` receives complete rows of weights, a block of queries at a time, and
+    may return edited ones. `scale` defaults to D ** -0.5.
 
     Raises: ShapeError, ValueError for what does not fit together; EngineRefused where the engine asked for can't run.
     """
