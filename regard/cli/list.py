@@ -13,9 +13,9 @@ from regard.core.describe import FLAGS, power
 from regard.core.spec import Slot as SlotName
 from regard.errors import RegardError
 
-# One letter a flag, so that six fit into one column.
-LETTERS = {"causal": "c", "bidirectional": "b", "cross": "x", "decode": "d", "gqa": "g", "padding": "p"}
-LEGEND = "c causal, b bidirectional, x over another sequence, d step by step, g grouped heads, p padding"
+# One letter a flag, so that seven fit into one column.
+LETTERS = {"causal": "c", "bidirectional": "b", "cross": "x", "decode": "d", "gqa": "g", "padding": "p", "packing": "k"}
+LEGEND = "c causal, b bidirectional, x over another sequence, d step by step, g grouped heads, p padding, k packing"
 
 
 @click.command(name="list")
@@ -26,6 +26,7 @@ LEGEND = "c causal, b bidirectional, x over another sequence, d step by step, g 
 @click.option("--decode", is_flag=True, help="Only what goes on step by step.")
 @click.option("--gqa", is_flag=True, help="Only what takes grouped heads.")
 @click.option("--padding", is_flag=True, help="Only what leaves padding out.")
+@click.option("--packing", is_flag=True, help="Only what keeps packed documents apart.")
 @click.option("--max-time", type=float, metavar="E", help="Only what takes at most N^E time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
 def list_mechanisms(

@@ -44,7 +44,8 @@ def show(name: str, as_json: bool) -> None:
         yes = ", ".join(word for word, there in found.supports.items() if there) or "nothing"
         no = ", ".join(word for word, there in found.supports.items() if not there)
         console.print(Text.assemble(("\nSupports  ", "bold"), yes, *([f"; not {no}"] if no else [])))
-    cost = f"time {power(spec.cost.time)}, state {power(spec.cost.state)} for N tokens"
+    counted = "sources" if spec.slot == "depth" else "tokens"
+    cost = f"time {power(spec.cost.time)}, state {power(spec.cost.state)} for N {counted}"
     console.print(Text.assemble(("Cost      ", "bold"), cost))
     for place, limit in enumerate(found.limits):
         console.print(Text.assemble(("Equals    " if not place else "          ", "bold"), str(limit)))

@@ -17,7 +17,7 @@ from regard.errors import RegardError
 @click.option("--task", "named", default="mqar", show_default=True, metavar="NAME[:key=value,...]", help="The task.")
 @click.option(
     "-m", "--mechanisms", multiple=True, metavar="NAME[:key=value,...],...",
-    help="Mechanisms with their settings, separated by commas; may be repeated.  "
+    help="Mechanisms with their settings, separated by commas; a/b take turns, layer by layer; may be repeated.  "
     "[default: softmax,sliding_window:window=8]",
 )  # fmt: skip
 @click.option(

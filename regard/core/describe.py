@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from regard.core.spec import Limit, Source, Spec
 from regard.errors import RegardError
 
-FLAGS = ("causal", "bidirectional", "cross", "decode", "gqa", "padding")
+FLAGS = ("causal", "bidirectional", "cross", "decode", "gqa", "padding", "packing")
 WORDS = {
     "causal": "causal",
     "bidirectional": "bidirectional",
@@ -18,6 +18,7 @@ WORDS = {
     "decode": "step by step",
     "gqa": "grouped heads",
     "padding": "padding",
+    "packing": "packed documents",
 }
 _LABELS = ("Shapes", "Raises", "Source", "Differs from the paper")
 

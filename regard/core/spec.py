@@ -62,7 +62,8 @@ class Spec:
     """The machine-readable claim of one part.
 
     `causal`, `bidirectional`, `cross`, `decode`, `gqa` and `padding` say what a call may ask for; a projection with
-    `gqa` can make fewer key heads than query heads, and the other slots take them. `scores` says of a mixer that it
+    `gqa` can make fewer key heads than query heads, and the other slots take them. `packing` says that documents packed
+    into one sequence are kept apart. `scores` says of a mixer that it
     applies the edits of scores which a position hands it, and of a position that it makes such edits. `formula` is what
     the part computes, in plain text, a line each. `limits` name settings at which the part equals an oracle, `variants`
     settings at which every check is made besides the defaults, with a cost of their own where it is another. `bfloat16`
@@ -82,6 +83,7 @@ class Spec:
     decode: bool = True
     gqa: bool = True
     padding: bool = True
+    packing: bool = True
     scores: bool = False
     cost: Cost
     limits: tuple[Limit, ...] = ()

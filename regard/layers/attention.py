@@ -126,7 +126,9 @@ class Attention(Layer):
         call = self._embedded(call)
         q, k, v = self.projection(call)
         call = call.with_(q=q)
-        q, k = self._turned(q, call.q_positions, N, M - N), self._turned(k, call.k_positions, M, 0)
+        own = call.q_positions if call.documents is None else _within(call, N)
+        other = call.k_positions if call.documents is None else own
+        q, k = self._turned(q, own, N, M - N), self._turned(k, other, M, 0)
         return self.merge(self.mixer(q, k, v, self._edited(q, k, call)), call)
 
     def begin(self, batch: int) -> State:
@@ -178,7 +180,8 @@ class Attention(Layer):
         if type(self.position).embed is Position.embed:
             return call
         N, M = call.tokens.shape[1], call.memory.shape[1]
-        tokens = self.position.embed(call.tokens, call.q_at(N, M))
+        at = call.q_at(N, M) if call.documents is None else _within(call, N)
+        tokens = self.position.embed(call.tokens, at)
         memory = self.position.embed(call.memory, call.k_at(M)) if call.cross else tokens
         return call.with_(tokens=tokens, memory=memory)
 
@@ -197,6 +200,12 @@ class Attention(Layer):
     def _edited(self, q: Tensor, k: Tensor, call: Call) -> Call:
         edits = self.position.edits(q, k, call)
         return call.with_(edits=edits) if edits else call
+
+
+def _within(call: Call, N: int) -> Tensor:
+    """Positions [B|1, N] counted from the first token of each one's document, -1 for padding."""
+    at = call.q_at(N, N)
+    return torch.where(at < 0, -1, at - call.starts)
 
 
 def _fill(slot: str, given: object, sizes: dict[str, int]) -> Any:

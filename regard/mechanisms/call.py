@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regard.edits import Edit, Normaliser, softmax
-from regard.masks import Mask, causal, everything
+from regard.masks import Mask, causal, documents, everything
 from regard.ops import attend
 
 
@@ -21,7 +21,8 @@ class Call:
     positions [B|1, N or M], -1 for padding, None: a key's position is its slot and the queries are the last N of M.
     `embeddings` [B, N, C] is the model's input before its first layer. Where a step goes on from a state, `before`
     [B, n, C] holds the layer's latest real inputs and `before_positions` [B|1, n] theirs, -1 where a row had fewer.
-    `q` [B, H, N, D] are the projected queries, before any position.
+    `q` [B, H, N, D] are the projected queries, before any position. `documents` [B|1, N] says which document each token
+    belongs to where several are packed into one sequence, one after another; None: all to one.
     """
 
     tokens: Tensor
@@ -36,12 +37,14 @@ class Call:
     before: Tensor | None = None
     before_positions: Tensor | None = None
     q: Tensor | None = None
+    documents: Tensor | None = None
     edits: tuple[Edit, ...] = ()
 
     @property
     def where(self) -> Mask:
         """Who may look where, as far as the call says; padding is in the positions."""
-        return causal() if self.causal else everything
+        order = causal() if self.causal else everything
+        return order if self.documents is None else order & documents(self.documents)
 
     @property
     def real(self) -> Tensor | None:
@@ -72,7 +75,21 @@ class Call:
         """Who may look where as booleans [B|1, 1, N, M], for what can't be said through `attend`."""
         i, j = self.q_at(N, M)[:, None, :, None], self.k_at(M)[:, None, None, :]
         seen = (i >= 0) & (j >= 0)
+        if self.documents is not None:
+            seen = seen & (self.documents[:, None, :, None] == self.documents[:, None, None, :])
         return seen & (j <= i) if self.causal else seen
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """[B|1, N]: the slot of the first real token of each token's document, where `documents` are given."""
+        assert self.documents is not None
+        N = self.documents.shape[1]
+        slots = torch.arange(N, device=self.documents.device)
+        real = self.q_at(N, N) >= 0
+        ids = torch.where(real, self.documents, self.documents.amin() - 1)
+        before = torch.roll(ids.cummax(1).values, 1, 1)
+        first = real & ((ids != before) | (slots == 0))
+        return torch.where(first, slots, 0).cummax(1).values
 
     def attend(
         self,

@@ -23,9 +23,13 @@ class LayerState:
 
 
 class Layer(Slot):
-    """Tokens to tokens. A subclass sets `dim` and defines `attend`, and `begin` and `advance` where it decodes."""
+    """Tokens to tokens. A subclass sets `dim` and defines `attend`, and `begin` and `advance` where it decodes.
+
+    `alone` is how many of the first tokens see none before them in causal order; but for what works in groups it is 1.
+    """
 
     dim: int
+    alone: int = 1
 
     @final
     def forward(
@@ -39,6 +43,7 @@ class Layer(Slot):
         positions: Tensor | None = None,
         memory_positions: Tensor | None = None,
         embeddings: Tensor | None = None,
+        documents: Tensor | None = None,
         layer: int = 0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -46,7 +51,9 @@ class Layer(Slot):
 
         Shapes: tokens and result [B, N, C]; memory [B, M, C]; padding boolean [B, N] and memory_padding [B, M], True =
         real; positions [N] or [B, N] and memory_positions, by default each row's real tokens counted from 0;
-        embeddings [B, N, C], the model's input, for mechanisms that read it. What comes out at padding is undefined.
+        embeddings [B, N, C], the model's input, for mechanisms that read it; documents [N] or [B, N], whole numbers
+        that never fall, where several documents are packed into one sequence: each is attended to as if alone. What
+        comes out at padding is undefined.
         Raises: ShapeError, ValueError where they do not fit; Unsupported where the mechanism does not claim it.
         """
         self._tokens(tokens, "tokens")
@@ -61,9 +68,12 @@ class Layer(Slot):
                 raise ShapeError(f"tokens have batch {tokens.shape[0]} and memory {memory.shape[0]}; give one batch.")
             if causal:
                 raise ValueError("causal=True has no meaning across two sequences. Type causal=False, or leave memory.")
-        if embeddings is not None and embeddings.shape != tokens.shape:
-            raise ShapeError(f"embeddings must be {list(tokens.shape)} as the tokens; got {list(embeddings.shape)}.")
+        _alike(embeddings, tokens)
         at = _places("padding", tokens, padding, positions, cross)
+        if documents is not None:
+            documents = _packed(tokens, documents, cross, positions)
+            if at is not None:  # documents are told apart by slots
+                at = torch.where(at < 0, -1, torch.arange(tokens.shape[1], device=tokens.device))
         call = Call(
             tokens=tokens,
             memory=memory,
@@ -74,6 +84,7 @@ class Layer(Slot):
             layer=layer,
             generator=generator,
             embeddings=embeddings,
+            documents=documents,
         )
         self.allow(call)
         return self.attend(call)
@@ -109,6 +120,7 @@ class Layer(Slot):
         Raises: ShapeError where they do not fit; Unsupported where the mechanism does not claim it.
         """
         self._tokens(tokens, "tokens")
+        _alike(embeddings, tokens)
         seen = state.seen
         if padding is not None and _real("padding", tokens, padding) is not None:
             count = padding.cumsum(1)
@@ -163,6 +175,11 @@ class Layer(Slot):
             raise ShapeError(f"{type(self).__name__} takes {what} [B, N, {self.dim}]; got {list(tokens.shape)}.")
 
 
+def _alike(embeddings: Tensor | None, tokens: Tensor) -> None:
+    if embeddings is not None and embeddings.shape != tokens.shape:
+        raise ShapeError(f"embeddings must be {list(tokens.shape)} as the tokens; got {list(embeddings.shape)}.")
+
+
 def _real(name: str, tokens: Tensor, padding: Tensor | None) -> Tensor | None:
     """The padding mask, checked; None where nothing is padding."""
     if padding is None:
@@ -189,3 +206,26 @@ def _places(name: str, tokens: Tensor, padding: Tensor | None, given: Tensor | N
     if real is not None:
         return torch.where(real, real.cumsum(1) - 1, -1)
     return torch.arange(N, device=tokens.device)[None] if always else None
+
+
+def _packed(tokens: Tensor, documents: Tensor, cross: bool, positions: Tensor | None) -> Tensor:
+    """Documents [B|1, N], checked."""
+    N = tokens.shape[1]
+    if cross or positions is not None:
+        given = "memory" if cross else "positions"
+        raise ValueError(
+            f"documents can't be given together with {given}: their tokens are counted from each one's first."
+        )
+    if (
+        documents.is_floating_point()
+        or documents.dtype == torch.bool
+        or documents.shape not in ((N,), (1, N), tokens.shape[:2])
+    ):
+        raise ShapeError(
+            f"documents must be whole numbers [{N}] or {list(tokens.shape[:2])}; got {documents.dtype} "
+            f"{list(documents.shape)}."
+        )
+    ids = documents if documents.dim() == 2 else documents[None]
+    if bool((ids[:, 1:] < ids[:, :-1]).any()):
+        raise ValueError("documents must never fall along a sequence, as [0, 0, 1, 1, 1]; sort the tokens by document.")
+    return ids

@@ -53,6 +53,8 @@ def allow(spec: Spec, call: Call, name: str) -> None:
         raise Unsupported(f"{name} attends to its own tokens only. Leave memory out.")
     if not spec.padding and call.padded:
         raise Unsupported(f"{name} can't leave padding out. Give sequences of one length, without padding=.")
+    if call.documents is not None and not spec.packing:
+        raise Unsupported(f"{name} can't keep packed documents apart. Give one document a row, without documents=.")
     if call.edits and spec.slot == "mixer" and not spec.scores:
         made = ", ".join(type(edit).__name__ for edit in call.edits)
         raise Unsupported(

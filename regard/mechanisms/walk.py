@@ -21,6 +21,7 @@ def mechanisms(
     decode: bool | None = None,
     gqa: bool | None = None,
     padding: bool | None = None,
+    packing: bool | None = None,
     max_time_exponent: float | None = None,
 ) -> dict[str, type[Slot]]:
     """Every mechanism by its id, sorted; only those whose spec answers what is asked.
@@ -35,7 +36,7 @@ def mechanisms(
         raise ValueError(f"There is no family {family!r}; families are {', '.join(families)}.")
     asked = {
         "slot": slot, "causal": causal, "bidirectional": bidirectional, "cross": cross, "decode": decode, "gqa": gqa,
-        "padding": padding,
+        "padding": padding, "packing": packing,
     }  # fmt: skip
     wanted = {name: value for name, value in asked.items() if value is not None}
     return {

@@ -140,7 +140,7 @@ def test_slots_that_do_not_go_together_are_refused() -> None:
         NoEdits()(q, q, q, call)
 
 
-X = torch.zeros(2, 5, 16)
+X, PLACES = torch.zeros(2, 5, 16), torch.arange(5)
 WRONG = [
     (lambda f: f(X[0]), ShapeError, r"Attention takes tokens \[B, N, 16\]; got \[5, 16\]"),
     (lambda f: f(X, X[..., :3]), ShapeError, r"Attention takes memory \[B, N, 16\]; got \[2, 5, 3\]"),
@@ -152,6 +152,12 @@ WRONG = [
     (lambda f: f(X, positions=torch.arange(4)), ShapeError, r"positions must be whole numbers \[5\] or \[2, 5\]"),
     (lambda f: f(X, positions=torch.arange(5.0)), ShapeError, "positions must be whole numbers"),
     (lambda f: f(X, embeddings=X[:1]), ShapeError, r"embeddings must be \[2, 5, 16\] as the tokens"),
+    (lambda f: f.step(f.init_state(2), X, embeddings=X[:1]), ShapeError, r"embeddings must be \[2, 5, 16\]"),
+    (lambda f: f(X, documents=torch.zeros(4).long()), ShapeError, r"documents must be whole numbers \[5\] or \[2, 5\]"),
+    (lambda f: f(X, documents=torch.zeros(5)), ShapeError, "documents must be whole numbers"),
+    (lambda f: f(X, documents=torch.tensor([0, 0, 1, 0, 0])), ValueError, "documents must never fall"),
+    (lambda f: f(X, X, documents=torch.zeros(5).long()), ValueError, "can't be given together with memory"),
+    (lambda f: f(X, positions=PLACES, documents=PLACES), ValueError, "can't be given together with positions"),
 ]
 
 

@@ -57,7 +57,7 @@ def test_the_package_is_walked_and_asked() -> None:
     heads = regard.mechanisms(family="heads")
     assert {"mha", "gqa", "mqa", "concat"} <= set(heads)
     assert {family_of(kind) for kind in heads.values()} == {"heads"}
-    with pytest.raises(ValueError, match="There is no family 'head'; families are dense, heads"):
+    with pytest.raises(ValueError, match="There is no family 'head'; families are dense, depth, heads"):
         regard.mechanisms(family="head")
 
 

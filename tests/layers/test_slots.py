@@ -45,6 +45,7 @@ CASES = [
     ({"cross": False}, {"cross": True}, "Probe attends to its own tokens only. Leave memory out."),
     ({"padding": False}, {"k_positions": PLACES}, "Probe can't leave padding out."),
     ({"padding": False}, {"q_positions": PLACES}, "Probe can't leave padding out."),
+    ({"packing": False}, {"documents": PLACES}, "Probe can't keep packed documents apart."),
 ]
 
 

@@ -114,6 +114,7 @@ class CASTLE(Layer):
             raise TypeError(f"{type(self).__name__} goes on from its own state; got {type(inner).__name__}.")
         N = call.tokens.shape[1]
         at = call.q_at(N, N)
+        least = torch.zeros_like(at) if call.documents is None else call.starts
         maps = (self.q, self.k, self.v, self.lookahead_q, self.lookahead_k, self.lookahead_v)
         plain, keys, values, asks, answers, brings = (split(one(call.tokens), self.heads) for one in maps)
         facing = plain
@@ -132,30 +133,39 @@ class CASTLE(Layer):
                 beside(inner.positions, places),
             )
             given = (x[:, :, now] for x in (facing, plain, answers, brings))
-            out, renewed = self._block(inner, places, *given)
+            out, renewed = self._block(inner, places, least[:, now], *given)
             outs.append(out)
             inner = Lookahead(renewed, inner.asks, inner.keys, inner.values, inner.positions)
         return self.out(join(torch.cat(outs, 2)).to(call.tokens.dtype)), inner
 
     def _block(
-        self, known: Lookahead, i: Tensor, facing: Tensor, plain: Tensor, answers: Tensor, brings: Tensor
+        self,
+        known: Lookahead,
+        i: Tensor,
+        least: Tensor,
+        facing: Tensor,
+        plain: Tensor,
+        answers: Tensor,
+        brings: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The outputs of c tokens at positions i [B|1, c], and all lookahead keys after them; they are known already.
+
+        Nothing before position `least` [B|1, c] is looked at.
 
         Shapes: facing, plain, answers, brings [B, H, c, D]; results [B, H, c, D] and [B, H, M, D].
         """
         kind, scale = known.renewed.dtype, self.head_dim**-0.5
         facing, plain, answers, brings = (x.to(kind) for x in (facing, plain, answers, brings))
         asks, keys, values = (x.to(kind) for x in (known.asks, known.keys, known.values))
-        i, j = i[:, None, :, None], known.positions[:, None, None, :]
-        seen = (i >= 0) & (j >= 0) & (j <= i)
+        i, j, least = i[:, None, :, None], known.positions[:, None, None, :], least[:, None, :, None]
+        seen = (i >= 0) & (j >= least) & (j <= i)
         # What each token of the block adds to the key of each token before it, [B, H, c, M].
         adds = seen & (j < i)
         if self.window is not None:
             adds = adds & (i - j <= self.window)
         gates = torch.sigmoid(answers @ asks.transpose(-1, -2) * scale).masked_fill(~adds, 0.0)
         # Who of the block came up to each of its queries.
-        came = (i >= 0) & (i.transpose(-1, -2) >= 0) & (i.transpose(-1, -2) <= i)
+        came = (i >= 0) & (i.transpose(-1, -2) >= least) & (i.transpose(-1, -2) <= i)
         brought = (plain @ brings.transpose(-1, -2) * scale).masked_fill(~came, 0.0)
         ahead = plain @ known.renewed.transpose(-1, -2) * scale + brought @ gates
         scores = facing @ keys.transpose(-1, -2) * scale - F.silu(ahead)

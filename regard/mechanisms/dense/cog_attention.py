@@ -60,13 +60,20 @@ class CogAttention(Mixer):
         wide = torch.promote_types(q.dtype, torch.float32)
         scaled = q.to(wide) * (q.shape[-1] ** -0.5 if self.scale is None else self.scale)
         i, j = call.q_at(N, M), call.k_at(M)
+        ids = call.documents
         outs = []
         for start in range(0, N, size):
             rows = slice(start, start + size)
             # Tiles in which nobody sees anybody are left out; without given positions that is known from their slots.
             seen = [
-                (slice(first, first + size), _seen(i[:, rows], j[:, first : first + size], call.causal))
+                (
+                    columns,
+                    _seen(
+                        i[:, rows], j[:, columns], call.causal, None if ids is None else (ids[:, rows], ids[:, columns])
+                    ),
+                )
                 for first in range(0, M, size)
+                for columns in [slice(first, first + size)]
                 if not (call.causal and call.q_positions is None and first > M - N + start + size - 1)
             ]
             if call.q_positions is not None and size < M:
@@ -78,10 +85,13 @@ class CogAttention(Mixer):
         return torch.cat(outs, 3).flatten(1, 2).to(v.dtype)
 
 
-def _seen(i: Tensor, j: Tensor, causal: bool) -> Tensor:
+def _seen(i: Tensor, j: Tensor, causal: bool, documents: tuple[Tensor, Tensor] | None) -> Tensor:
     """Who sees whom [B|1, 1, 1, n, m]."""
     i, j = i[:, None, None, :, None], j[:, None, None, None, :]
     seen = (i >= 0) & (j >= 0)
+    if documents is not None:
+        own, other = documents
+        seen = seen & (own[:, None, None, :, None] == other[:, None, None, None, :])
     return seen & (j <= i) if causal else seen
 
 

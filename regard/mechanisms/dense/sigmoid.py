@@ -77,6 +77,13 @@ class SigmoidAttention(Mixer):
 def _count(call: Call, N: int, M: int) -> Tensor:
     """How many keys each query sees, [B|1, N], without holding N x M of anything."""
     i, j = call.q_at(N, M), call.k_at(M)
+    if call.documents is not None:
+        real, starts = (j >= 0).long(), call.starts
+        real = real.expand(starts.shape[0], -1)
+        if not call.causal:
+            return torch.zeros_like(real).scatter_add(1, starts, real).gather(1, starts)
+        upto = real.cumsum(1)
+        return upto - (upto - real).gather(1, starts)
     hidden = (j < 0).sum(-1, keepdim=True)
     if not call.causal:
         return (M - hidden).expand(-1, N)

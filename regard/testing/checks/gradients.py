@@ -7,12 +7,19 @@ from torch import Tensor
 
 from regard.testing.checks.base import Check
 from regard.testing.failed import Failed, finite
-from regard.testing.subject import Subject, generator
+from regard.testing.subject import LENGTH, Subject, generator
 
 
 def reach(subject: Subject) -> None:
     """Every parameter and the tokens get a gradient that is finite and not zero."""
-    layer, x = subject.layer().train(), subject.tokens().requires_grad_()
+    try:
+        _reach(subject, LENGTH)
+    except Failed:
+        _reach(subject, 12 * LENGTH)  # what works in segments may need some
+
+
+def _reach(subject: Subject, length: int) -> None:
+    layer, x = subject.layer().train(), subject.tokens(length=length).requires_grad_()
     reached: set[str] = set()
     for causal in subject.modes:
         layer.zero_grad()

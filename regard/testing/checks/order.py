@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from regard.testing.checks.base import Check
-from regard.testing.failed import different, same
+from regard.testing.failed import Failed, different, same
 from regard.testing.subject import LENGTH, Subject
 
 
@@ -23,10 +23,13 @@ def no_future(subject: Subject) -> None:
 
 
 def some_past(subject: Subject) -> None:
-    """With causal=True the tokens before do move an output."""
+    """With causal=True the tokens before do move an output, but where the layer says they do not."""
     layer, x, other = subject.layer(), subject.tokens(), subject.tokens(seed=9)
     out = layer(x, causal=True, embeddings=x)
-    for at in range(1, LENGTH):
+    alone = layer.alone
+    if not 1 <= alone <= LENGTH // 2:
+        raise Failed(f"the first {alone} of {LENGTH} tokens would see themselves alone; at most {LENGTH // 2} may.")
+    for at in range(alone, LENGTH):
         changed = torch.cat([other[:, :at], x[:, at:]], 1)
         got = layer(changed, causal=True, embeddings=changed)
         different(f"output {at}, all tokens before it changed", got[:, at], out[:, at])

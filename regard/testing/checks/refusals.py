@@ -21,6 +21,7 @@ def refuses(subject: Subject) -> None:
         "bidirectional": lambda: layer(x, causal=False, embeddings=x),
         "cross": lambda: layer(x, x.clone(), embeddings=x),
         "padding": lambda: layer(x, causal=mode, padding=real, embeddings=x),
+        "packing": lambda: layer(x, causal=mode, documents=torch.arange(x.shape[1]) // 6, embeddings=x),
         "decode": lambda: layer.init_state(2),
     }
     if not subject.fixed and spec.slot in ("mixer", "position"):
@@ -52,6 +53,7 @@ def misshapen(subject: Subject) -> None:
         "padding that is not boolean": lambda: layer(x, causal=mode, padding=torch.ones(x.shape[:2])),
         "positions of another length": lambda: layer(x, causal=mode, positions=torch.arange(3)),
         "memory of another batch": lambda: layer(x, x[:1]),
+        "documents of another length": lambda: layer(x, causal=mode, documents=torch.arange(3)),
     }
     for name, call in wrong.items():
         try:
