@@ -17,7 +17,7 @@ from regard.bench.machine import machine, versions
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-SUITES = ("attend", "planning", "rows", "model", "layers")
+SUITES = ("attend", "planning", "rows", "model", "layers", "recurrence")
 MARK = "<!-- figures: written by make bench -->"
 
 
@@ -27,7 +27,13 @@ def main() -> None:
     parser.add_argument("suites", nargs="*", help=f"of {', '.join(SUITES)}; all by default")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="shorter lengths")
+    parser.add_argument(
+        "--only", default="", help="of layers: these mechanisms, by comma; the others keep their figures"
+    )
     given = parser.parse_args()
+    only = [name for name in given.only.split(",") if name]
+    if only and given.suites != ["layers"]:
+        parser.error("--only picks mechanisms of one suite: python -m benchmarks layers --only NAME,...")
     unknown = set(given.suites) - set(SUITES)
     if unknown:
         parser.error(f"unknown suite {', '.join(sorted(unknown))}; suites are {', '.join(SUITES)}")
@@ -35,7 +41,8 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     for suite in given.suites or SUITES:
         figures = []
-        for figure in importlib.import_module(f"benchmarks.{suite}").run(device, given.quick):
+        measure = importlib.import_module(f"benchmarks.{suite}").run
+        for figure in measure(device, given.quick, only) if only else measure(device, given.quick):
             print(line(figure), flush=True)
             figures.append(figure.plain())
         result = {

@@ -7,7 +7,7 @@ import math
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -28,19 +28,30 @@ PATIENCE = 20.0  # seconds that one call may be expected to take
 ROOM = 12 << 30  # bytes that one call may be expected to hold
 
 
-def run(device: torch.device, quick: bool) -> Iterator[Figure]:
-    """The plain layer once, then a line for each mechanism."""
+def run(device: torch.device, quick: bool, only: Sequence[str] = ()) -> Iterator[Figure]:
+    """The plain layer once, then a line for each mechanism; those not in `only`, if it is given, keep their figures."""
+    known = json.loads(TRAVELS.read_text(encoding="utf-8"))["mechanisms"] if only else {}
     yield plain(device, quick)
     rows = {}
     spawn = multiprocessing.get_context("spawn")
     lengths = LENGTHS[:3] if quick else LENGTHS
     for name, kind in regard.mechanisms().items():
+        if kind.spec.slot == "depth":
+            continue  # it reads a token's sources, not tokens
         causal = kind.spec.causal
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            ratios, seconds = pool.submit(mechanism, name, causal, lengths, device.type).result()
-        last = list(seconds)[-2:]
-        slope = math.log(seconds[last[1]] / seconds[last[0]], last[1] / last[0])
-        rows[name] = {"ratio": ratios, "grown": last[0], "slope": slope}
+        if name in known and name not in only:
+            rows[name] = known[name]
+        else:
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                ratios, seconds = pool.submit(mechanism, name, causal, lengths, device.type).result()
+            grown, end = list(seconds)[-2:]
+            slope = math.log(seconds[end] / seconds[grown], end / grown)
+            rows[name] = {"ratio": {str(N): ratio for N, ratio in ratios.items()}, "grown": grown, "slope": slope}
+        ratios, slope, last = (
+            rows[name]["ratio"],
+            rows[name]["slope"],
+            (rows[name]["grown"], list(rows[name]["ratio"])[-1]),
+        )
         told = ", ".join(f"{N}: {ratio:.2f}" for N, ratio in ratios.items())
         setting = f"forward, {'causal' if causal else 'not causal'}, time / softmax's at N = {told}"
         yield Figure(name, setting, slope, f"power of N from {last[0]} to {last[1]}")

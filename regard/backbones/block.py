@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from regard.backbones.stream import reads
 from regard.mechanisms import Layer, LayerState
 
 
@@ -45,11 +46,15 @@ class Block(nn.Module):
         *,
         index: int,
         embeddings: Tensor,
+        stream: Tensor | None = None,
         padding: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The tokens after this block; `embeddings` is the model's input and `index` the block's place."""
-        read = self.attention(
+        """The tokens after this block; `embeddings` is the model's input and `index` the block's place.
+
+        `stream` [1, length, dim] is what the layer reads of a second stream, after this block's norm.
+        """
+        read = self.reading(stream)(
             self.before_attention(x),
             causal=True,
             padding=padding,
@@ -61,11 +66,23 @@ class Block(nn.Module):
         return x + self.map(self.before_map(x))
 
     def step(
-        self, state: LayerState, x: Tensor, *, index: int, embeddings: Tensor, padding: Tensor | None = None
+        self,
+        state: LayerState,
+        x: Tensor,
+        *,
+        index: int,
+        embeddings: Tensor,
+        stream: Tensor | None = None,
+        padding: Tensor | None = None,
     ) -> tuple[Tensor, LayerState]:
         """The next tokens after this block, and its layer's state after them."""
-        read, after = self.attention.step(
+        read, after = self.reading(stream).step(
             state, self.before_attention(x), padding=padding, embeddings=embeddings, layer=index
         )
         x = x + read
         return x + self.map(self.before_map(x)), after
+
+    def reading(self, stream: Tensor | None) -> Layer:
+        """The attention layer on a second stream [1, length, dim], where there is one."""
+        layer: Layer = self.attention
+        return layer.reading(stream[0]) if stream is not None and reads(layer) else layer

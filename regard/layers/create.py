@@ -5,21 +5,23 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 from regard.core.typed import named, near
 from regard.errors import RegardError
-from regard.mechanisms import Layer, Slot
+from regard.mechanisms import Depth, Layer, Slot
 from regard.mechanisms.walk import walk
 
 # What a layer knows of itself, and hands to every part whose constructor asks for it by name.
 SIZES = ("dim", "heads", "kv_heads", "head_dim", "value_dim")
 
 
-def create(name: str, *, dim: int, heads: int, **settings: object) -> Layer:
-    """A layer [B, N, dim] -> [B, N, dim] made of the mechanism `name` and its settings.
+def create(name: str, *, dim: int, heads: int, **settings: object) -> Any:
+    """A `Layer` [B, N, dim] -> [B, N, dim] made of the mechanism `name` and its settings.
 
     A mechanism of one slot sits in an `Attention` whose other slots are plain; `projection=`, `position=`, `mixer=` and
-    `merge=` fill those too, by name as `"rope"` or `"rope:base=500000"`, or with a module.
+    `merge=` fill those too, by name as `"rope"` or `"rope:base=500000"`, or with a module. A mechanism along the layers
+    (slot "depth") comes as it is, a `Depth` [B, N, S, dim] -> [B, N, S, dim] over the S sources of each token.
 
     Raises: RegardError for an unknown name or setting, with the nearest; ValueError for a value out of range;
     ShapeError where sizes do not fit.
@@ -27,10 +29,10 @@ def create(name: str, *, dim: int, heads: int, **settings: object) -> Layer:
     from regard.layers.attention import SLOTS, Attention  # the layer itself makes its slots by name
 
     kind = known(name)
-    if kind.spec.slot == "layer":
+    if whole := {"layer": Layer, "depth": Depth}.get(kind.spec.slot):
         made = build(kind, settings, {"dim": dim, "heads": heads})
-        if not isinstance(made, Layer):
-            raise TypeError(f"{kind.__name__} says that it is a layer and is not a Layer.")
+        if not isinstance(made, whole):
+            raise TypeError(f"{kind.__name__} says that it is a {kind.spec.slot} and is not a {whole.__name__}.")
         return made
     if kind.spec.slot not in SLOTS:
         raise RegardError(f"{name!r} is a {kind.spec.slot} and no attention layer; make it as {kind.__name__}(...).")

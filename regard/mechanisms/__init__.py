@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+from regard.mechanisms.across import Depth as Depth
+from regard.mechanisms.across import DepthState as DepthState
 from regard.mechanisms.call import Call as Call
 from regard.mechanisms.layer import Layer as Layer
 from regard.mechanisms.layer import LayerState as LayerState

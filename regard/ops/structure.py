@@ -12,9 +12,11 @@ from torch import Tensor
 from regard.errors import ShapeError
 
 FAMILIES = ("one", "one_or_none", "bernoulli", "k_subset", "assign")
-INFERENCES = ("marginal", "sample", "map", "em")
+INFERENCES = ("marginal", "sample", "map", "em", "mean_field")
 VALUES = ("sum", "multihop", "set")
 POTENTIALS = ("dot", "gaussian")
+# What may be coupled: choices that the family leaves independent of each other.
+COUPLED = {"keys": ("bernoulli", "assign"), "queries": ("one", "one_or_none", "bernoulli", "k_subset")}
 
 Potential = Callable[[Tensor, Tensor], Tensor]
 
@@ -25,7 +27,8 @@ class Structure:
 
     Shapes: out [B, H, N, E]; marginals [B, H, N, M], or 0 and 1 where edges were sampled or are the most probable;
     log_evidence [B, H, N], a query each, but for the family "assign" [B, H, M], a key each; -inf where no edge is
-    allowed. `queries` [B, H, N, D], as they are after the rounds of "em".
+    allowed; of "mean_field" they are parts of a sum that bounds that of all choices together from below. `queries`
+    [B, H, N, D], as they are after the rounds of "em".
     """
 
     out: Tensor
@@ -48,6 +51,8 @@ def structural_attention(
     subset: int = 2,
     inference: str = "marginal",
     rounds: int = 1,
+    coupling: float = 0.0,
+    coupled: str = "keys",
     value: str = "sum",
     hop: float | Tensor = 1.0,
     distances: Tensor | None = None,
@@ -61,9 +66,13 @@ def structural_attention(
     function of queries and keys. `log_prior` is added; where it is -inf, or `seen` is False, there is no edge.
     `family` is which sets of edges there may be: "one" for each query (softmax), "one_or_none", "bernoulli" any set,
     "k_subset" exactly `subset`, and "assign" one query for each key, a query then reading the mean of its keys.
-    `inference`: the exact marginals; a "sample" or the "map" set of edges, with straight-through gradients; or "em",
-    `rounds` times putting for a query the mean of its keys before the marginals are taken. `value`: the "sum" over
-    edges; "multihop", that and `hop` times what the key itself reads; "set", the mean of a k_subset.
+    `inference`: the exact marginals; a "sample" or the "map" set of edges, with straight-through gradients; "em",
+    `rounds` times putting for a query the mean of its keys before the marginals are taken; or "mean_field", of edges
+    that are not independent: every pair of them at one query adds `coupling` * scale * k_j.k_l to the log potential
+    where "keys" are `coupled`, and every pair at one key `coupling` * scale * q_i.q_n where "queries" are; `rounds`
+    times all edges are renewed at once, given what is expected of the others (strong couplings may never settle).
+    `value`: the "sum" over edges; "multihop", that and `hop` times what the key itself reads; "set", the mean of a
+    k_subset.
     With `beta` = (a, b) and `distances`, log_prior gains a geometric prior over distance whose rate has the hyper-prior
     Beta(a, b) and is inferred for each query, in `rounds` rounds of mean field.
 
@@ -74,7 +83,7 @@ def structural_attention(
     """
     settings(
         "structural_attention", family=family, subset=subset, potential=potential, width=width, inference=inference,
-        rounds=rounds, value=value, beta=beta,
+        rounds=rounds, value=value, beta=beta, coupling=coupling, coupled=coupled,
     )  # fmt: skip
     _fits(q, k, v, value, distances, beta)
     kind = torch.promote_types(v.dtype, torch.float32)
@@ -99,6 +108,13 @@ def structural_attention(
         q = torch.where(total > 0, edges @ k / torch.where(total > 0, total, 1.0), q)
     found = scores(q)
     edges, evidence = marginals(found, allowed, family, subset)
+    if inference == "mean_field":
+        strength = coupling * (q.shape[-1] ** -0.5 if scale is None else scale)
+        for _ in range(rounds):
+            force = strength * _force(q, k, edges, coupled)
+            edges, evidence = marginals(found + force, allowed, family, subset)
+            spent = edges * (force - strength * _force(q, k, edges, coupled) / 2)
+            evidence = evidence - spent.sum(-2 if family == "assign" else -1)
     if inference in ("sample", "map"):
         with torch.no_grad():
             hard = (
@@ -148,6 +164,13 @@ def marginals(scores: Tensor, seen: Tensor, family: str, subset: int = 2) -> tup
     safe = evidence.masked_fill(evidence == -torch.inf, 0.0)
     found = (scores - safe[..., None]).exp()
     return found, evidence.masked_fill(~seen.any(-1), -torch.inf)
+
+
+def _force(q: Tensor, k: Tensor, edges: Tensor, coupled: str) -> Tensor:
+    """What each edge gets from the others of its query or of its key, in proportion to how alike they are."""
+    if coupled == "queries":
+        return q @ (q.mT @ edges) - q.square().sum(-1)[..., :, None] * edges
+    return (edges @ k) @ k.mT - edges * k.square().sum(-1)[..., None, :]
 
 
 def _subsets(scores: Tensor, seen: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -288,9 +311,12 @@ def settings(
     rounds: int,
     value: str,
     beta: tuple[float, float] | None,
+    coupling: float = 0.0,
+    coupled: str = "keys",
 ) -> None:
     """Raise ValueError for a word that is not known, a number out of range, and what does not go together."""
     words = {"family": (family, FAMILIES), "inference": (inference, INFERENCES), "value": (value, VALUES)}
+    words["coupled"] = (coupled, tuple(COUPLED))
     if isinstance(potential, str):
         words["potential"] = (potential, POTENTIALS)
     for key, (word, known) in words.items():
@@ -301,6 +327,14 @@ def settings(
             raise ValueError(f"{name}: {key} must be at least 1; got {number}.")
     if not (width > 0 and math.isfinite(width)):
         raise ValueError(f"{name}: width must be greater than 0; got {width}.")
+    if not math.isfinite(coupling):
+        raise ValueError(f"{name}: coupling must be a finite number; got {coupling}.")
+    if inference == "mean_field" and family not in COUPLED[coupled]:
+        other = next(word for word in COUPLED if family in COUPLED[word])
+        raise ValueError(
+            f"{name}: family={family!r} ties edges by itself that coupled={coupled!r} would couple. Type "
+            f"coupled={other!r}, or family='bernoulli'."
+        )
     if beta is not None and not (len(beta) == 2 and min(beta) > 0):
         raise ValueError(f"{name}: beta must be two numbers greater than 0; got {beta}.")
     if value == "set" and family != "k_subset":

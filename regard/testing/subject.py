@@ -12,7 +12,8 @@ from torch import Tensor
 from regard.core import Spec
 from regard.layers.attention import SLOTS, Attention
 from regard.layers.create import Named, build, known, settings_of
-from regard.mechanisms import Layer, Slot
+from regard.mechanisms import Depth, Layer, Slot
+from regard.testing.along import Along
 
 DIM, HEADS, BATCH, LENGTH = 32, 4, 2, 12
 
@@ -66,6 +67,10 @@ def subjects(given: str | type[Slot] | Layer) -> list[Subject]:
     kind = known(given) if isinstance(given, str) else given
     spec = kind.spec
     own = tuple(settings_of(kind))
+    if issubclass(kind, Depth):
+        # Seen along the sources, where there is neither padding nor packing.
+        spec = replace(spec, padding=False, packing=False)
+        own = ("length", *own) if "layers" in own else own
     found = [Subject(spec.id, spec, _maker(kind), own=own)]
     for variant in spec.variants:
         settings, cost = variant if isinstance(variant, tuple) else (variant, spec.cost)
@@ -95,6 +100,12 @@ def _maker(kind: type[Slot]) -> Callable[..., Layer]:
             made = build(kind, settings, {"dim": dim, "heads": heads})
             assert isinstance(made, Layer)
             return made
+        if issubclass(kind, Depth):
+            if "length" in settings:  # how many sources it must reach, as a table of positions must
+                settings["layers"] = settings.pop("length")
+            made = build(kind, settings, {"dim": dim, "heads": heads})
+            assert isinstance(made, Depth)
+            return Along(made, heads)
         return Attention(dim, heads, **{kind.spec.slot: Named(kind, settings), **slots})  # type: ignore[arg-type]
 
     return make
@@ -115,6 +126,7 @@ def _claims(layer: Attention) -> Spec:
         decode=all(spec.decode for spec in specs),
         gqa=False,
         padding=all(spec.padding for spec in specs),
+        packing=all(spec.packing for spec in specs),
         cost=mixer.cost,
         bfloat16=max(spec.bfloat16 for spec in specs),
         inert=tuple(name for spec in specs for name in spec.inert),

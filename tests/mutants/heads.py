@@ -7,6 +7,8 @@ from tests.mutants.fault import Fault
 P = "regard/mechanisms/heads/"
 T = "tests/mechanisms/heads/test_"
 MLA, MOH, KHA, PAY, MHE = (f"{T}{name}.py" for name in ("mla", "moh", "knocking_heads", "pay_better_attention", "mhe"))
+SUPER, SD, GROUPED = (f"{T}{name}.py" for name in ("super_attention", "sdconv", "grouped_time_attention"))
+SPEECH = "tests/backbones/test_speech.py"
 
 
 def suite(chosen: str) -> tuple[str, ...]:
@@ -30,11 +32,28 @@ FAULTS = [
     Fault(P + "knocking_heads.py", 'torch.einsum("ed,hd...->he...", ', 'torch.einsum("de,hd...->he...", ', "an absorbed transform is transposed", (KHA, "-k", "absorbed")),
     Fault(P + "optimised_attention.py", "split(self.k(memory), self.heads), split(memory, self.heads)", "split(self.k(memory), self.heads), split(self.k(memory), self.heads)", "values without a projection take the one of keys", suite("optimised_attention-limits")),
     Fault(P + "optimised_attention.py", "split(self.k(memory), self.heads), split(memory, self.heads)", "split(self.k(memory), self.heads), split(memory, self.heads).flip(1)", "heads read each other's slices", suite("optimised_attention-limits")),
-    Fault(P + "efficient_attention.py", "return sliced, sliced", "return sliced, sliced.flip(1)", "a head reads the values of another slice", suite("efficient_attention-limits")),
-    Fault(P + "efficient_attention.py", "self.latent = True", "self.latent = False", "raw tokens are kept twice, as keys and as values", (PAY, "-k", "once")),
+    Fault(P + "efficient_slices.py", "return sliced, sliced", "return sliced, sliced.flip(1)", "a head reads the values of another slice", suite("efficient_slices-limits")),
+    Fault(P + "efficient_slices.py", "self.latent = True", "self.latent = False", "raw tokens are kept twice, as keys and as values", (PAY, "-k", "once")),
     Fault(P + "super_attention.py", "seen = seen & (j <= i)", "seen = seen & (j < i + 2)", "aligned values mix the next token in", suite("super_attention-causal")),
     Fault(P + "super_attention.py", "self.alignment[row, column]", "self.alignment[column, row]", "the map from token to token is transposed", suite("super_attention-limits")),
     Fault(P + "super_attention.py", "if bool(((at >= 0).sum(1) != at.amax(1) + 1).any()):", "if False:", "values are aligned without the tokens that a cache let go", (PAY, "-k", "part_of")),
+    Fault(P + "super_attention.py", "torch.cat([call.before, memory], 1), beside(call.before_positions, own)", "memory, own", "values of a step are mixed of its own tokens alone", suite("super_attention-decode and step")),
+    Fault(P + "super_attention.py", "at = torch.where(at < 0, -1, at - call.starts)", "pass", "places of packed documents are counted from the row's start", suite("super_attention-packed")),
+    Fault(P + "super_attention.py", "+ (row == column)", "", "a map of low rank forgets the identity", suite("super_attention-limits")),
+    Fault(P + "super_attention.py", "if causal and bool(weights.triu(1).any()):", "if False:", "a causal map that looks ahead is taken", (SUPER, "-k", "fit")),
+    Fault(P + "mhe.py", "scale = (1 + e_q) * (1 + e_k)", "scale = 1 + e_q", "folded heads forget the scale of keys", (MHE, "-k", "folded")),
+    Fault(P + "mhe.py", "ends = ends + merge @ e_v.flatten()", "ends = ends + e_v.sum()", "folded heads lose the shift of values", (MHE, "-k", "folded")),
+    Fault(P + "sdconv.py", "number * (self.kernel - 1)", "number * 0", "a convolution reaches into the next document", suite("sdconv-packed")),
+    Fault(P + "sdconv.py", "self.value(spaced).masked_fill(hidden, 0.0)", "self.value(spaced)", "zeros between documents have the bias for a value", (SD, "-k", "documents")),
+    Fault(P + "grouped_time_attention.py", ".masked_fill(later, 0.0).flatten(1, 2)", ".flatten(1, 2)", "a group asks with the tokens that come after", (GROUPED, "-k", "papers")),
+    Fault(P + "grouped_time_attention.py", "asked = torch.cat([inner.asked, q.new_zeros", "asked = torch.cat([torch.zeros_like(inner.asked), q.new_zeros", "a step forgets the queries of its unfinished group", (GROUPED, "-k", "border")),
+    Fault(P + "grouped_time_attention.py", "rest = (after // g - first)[:, None] * g + torch", "rest = torch", "a state keeps queries of a group that is finished", (GROUPED, "-k", "border")),
+    Fault(P + "grouped_time_attention.py", "rank = rank - rank.gather(1, call.starts.expand(B, -1))", "pass", "groups straddle two documents", suite("grouped_time_attention-packed")),
+    Fault(P + "grouped_time_attention.py", "place = torch.arange(N - 1, -1, -1, dtype=torch.float64)", "place = torch.arange(N, 0, -1, dtype=torch.float64)", "causal distances of groups start at one", suite("grouped_time_attention-limits")),
+    Fault("regard/backbones/speech.py", "apart = at - at[:: self.stride, None] + N - 1", "apart = at - torch.arange(len(at[:: self.stride]))[:, None] + N - 1", "distances of strided queries are counted in strides", (SPEECH, "-k", "loops")),
+    Fault("regard/backbones/speech.py", "where = where & chunks(self.window)", "pass", "strided queries of a window see every block", (SPEECH, "-k", "loops")),
+    Fault("regard/backbones/speech.py", "x.masked_scatter(real[..., None], self.batch(x[real]))", "self.batch(x.transpose(1, 2)).transpose(1, 2)", "padding is in a convolution's mean and variance", (SPEECH, "-k", "statistics")),
+    Fault(P + "moh.py", "seen = not call.causal and not call.padded and call.documents is None", "seen = not call.padded and call.documents is None", "gathered queries of a causal call see everything", (MOH, "-k", "gathered_equals")),
     Fault(P + "mhe.py", "return x * (1 + own) if self", "return x * own if self", "a head's embedding scales without the one", suite("mhe-limits")),
     Fault(P + "mhe.py", 'self._told_apart(k, "k"), self._told_apart(v, "v")', 'self._told_apart(k, "k"), self._told_apart(v, "k")', "values get the key's embedding", suite("mhe-limits")),
     Fault(P + "mhe.py", "0.02 * torch.randn(heads, width)", "0.02 * torch.randn(width).expand(heads, width).clone()", "all heads start with one embedding", (MHE, "-k", "apart")),

@@ -6,6 +6,9 @@ from tests.mutants.fault import Fault
 
 P = "regard/mechanisms/positions/"
 T = "regard/mechanisms/rotary.py"
+C = "regard/mechanisms/counted.py"
+L = "regard/lens/frequencies.py"
+LENS = ("tests/lens/test_frequencies.py",)
 
 
 def suite(name: str) -> tuple[str, ...]:
@@ -39,13 +42,24 @@ FAULTS = [
     Fault(P + "tapa.py", "scores = qa @ ka.mT / math.sqrt(cut)", "scores = qa @ ka.mT / math.sqrt(q.shape[-1])", "the amplitude is scaled by the whole width", suite("tapa and limits")),
     Fault(P + "fope.py", "int((steps >= 2 * math.pi / length).sum())", "int((steps >= math.pi / length).sum())", "frequencies of half a period are kept", own("fope")),
     Fault(P + "fope.py", "values[:, pair * stride, pair] += 1", "values[:, pair * stride, pair] += 0", "a pair has lost its own frequency", own("fope")),
-    Fault(P + "cope.py", "gates = gates.masked_fill(~call.visible(N, M), 0.0)", "gates = gates", "later keys are counted", suite("cope and causal")),
-    Fault(P + "cope.py", "gates.flip(-1).cumsum(-1).flip(-1)", "gates.cumsum(-1)", "keys are counted from the start of the text", own("cope")),
-    Fault(P + "cope.py", "whole.gather(-1, below) * (1 - between) + whole.gather(-1, above) * between", "whole.gather(-1, below)", "fractions of positions are dropped", own("cope")),
+    Fault(C, "gates.masked_fill(~seen, 0.0).flip", "gates.flip", "later keys are counted", suite("cope and causal")),
+    Fault(C, ".flip(-1).cumsum(-1).flip(-1)", ".cumsum(-1)", "keys are counted from the start of the text", own("cope")),
+    Fault(C, "whole.gather(-1, below) * (1 - part) + whole.gather(-1, above) * part", "whole.gather(-1, below)", "fractions of positions are dropped", own("cope")),
     Fault(P + "harmonic.py", "return (HarmonicDecay(a / larger, (1 - a) / larger * slopes),)", "return (HarmonicDecay(a, (1 - a) * slopes),)", "the blend is not rescaled", own("harmonic")),
     Fault(P + "harmonic.py", "torch.digamma((i - j).abs().to(wide) + 1) + _EULER", "torch.digamma((i - j).abs().to(wide) + 1)", "the harmonic number of no distance is not zero", own("harmonic")),
-    Fault(P + "harmonic.py", "1 / torch.arange(1, heads + 1, dtype=torch.float64)", "2 ** -torch.arange(1, heads + 1, dtype=torch.float64)", "harmonic slopes fall geometrically", suite("harmonic and limits")),
+    Fault(P + "harmonic.py", "slope / torch.arange(1, heads + 1, dtype=torch.float64)", "slope * 2 ** -torch.arange(1, heads + 1, dtype=torch.float64)", "harmonic slopes fall geometrically", suite("harmonic and limits")),
     Fault(P + "rcmha.py", "self.taps[:, kernel // 2 if same else -1] = 1.0", "self.taps[:, 0] = 1.0", "the convolution starts as a delay", own("rcmha")),
     Fault(P + "rcmha.py", "held = inner.held.append((k, v), call.k_at(k.shape[2]))", "held = inner.held.append((v, k), call.k_at(k.shape[2]))", "keys and values change places while decoding", suite("rcmha and decode")),
     Fault(P + "rcmha.py", "(q + self.place) @ split", "q @ split", "the global place vector is left out", suite("rcmha and gradients")),
+    Fault(P + "cope.py", "keys = self.gate(k) if self.sep_key else k", "keys = k", "gates do without keys of their own", own("cope")),
+    Fault(P + "cope.py", "far = far.clamp(0, self.relative - 1)", "far = far.clamp(0, 0)", "every ordinary distance is the first", own("cope")),
+    Fault(P + "cope_values.py", "values = v.repeat_interleave", "values = k.repeat_interleave", "gates from values look at keys", own("cope")),
+    Fault(P + "tapa.py", "return both / math.sqrt(q.shape[-1])", "return both", "the phase is not scaled by its width", own("tapa")),
+    Fault(P + "fope.py", "steps = steps / self.factor", "steps = steps * self.factor", "longer texts turn faster in FoPE", own("fope")),
+    Fault(P + "rcmha.py", "parts=(both.parts[0].detach(),)", "parts=both.parts", "a memory passes its gradient on", own("rcmha")),
+    Fault(P + "rcmha.py", "Held(self.memory)", "Held()", "a memory never ends", own("rcmha")),
+    Fault(P + "rcmha.py", "torch.where(alike, known[:, tap : tap + N], 0.0)", "known[:, tap : tap + N]", "a convolution reaches into another document", own("rcmha")),
+    Fault(L, "(j == i - back)", "(j == i - 1)", "a head's own token is taken for the one before", LENS),
+    Fault(L, "(2 * chosen, 2 * chosen + 1) if self.interleaved else (chosen, chosen + half)", "(2 * chosen, 2 * chosen + 1)", "other pairs are muted than were named", LENS),
+    Fault(L, "torch.where(real, x, 0.0).sum((0, 2))", "x.sum((0, 2))", "padding counts as use of frequencies", LENS),
 ]  # fmt: skip

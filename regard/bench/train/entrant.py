@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from regard.backbones import DecoderLM
+from regard.backbones import DecoderLM, stack
 from regard.bench.tasks import Task
 from regard.bench.train.settings import Settings, data_seed
 from regard.errors import RegardError
@@ -17,15 +18,17 @@ from regard.layers.create import Named, build, parse
 from regard.mechanisms import Layer
 from regard.mechanisms.walk import mechanisms
 
+Maker = Callable[[int, int], Layer]  # dim and heads
 DEFAULT = ("softmax", "sliding_window:window=8")
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """A mechanism as it was typed, and what makes a layer of it."""
+    """A mechanism as it was typed, and what makes a layer of it; `others` take turns with it, layer by layer."""
 
     label: str
-    layer: Callable[[int, int], Layer]  # dim and heads
+    layer: Maker
+    others: tuple[Maker, ...] = ()
 
     def model(self, task: Task, settings: Settings, seed: int) -> DecoderLM:
         """The backbone with this mechanism; what is not attention starts alike for every mechanism.
@@ -34,13 +37,16 @@ class Entrant:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            layers = [self.layer(settings.dim, settings.heads) for _ in range(settings.layers)]
+            makers = [partial(make, settings.dim, settings.heads) for make in (self.layer, *self.others)]
+            layers = stack(settings.layers, *makers)
             start = torch.Generator().manual_seed(seed)
             return DecoderLM(task.vocabulary, settings.dim, layers, generator=start)
 
 
 def entrants(texts: Iterable[str], position: str | None = None) -> list[Entrant]:
     """The mechanisms to train, each once; a text may name several, separated by commas.
+
+    `softmax/mechanism` is a hybrid: the names take turns, the first in layer 0.
 
     `position` goes with those that are neither a position nor a whole layer, by default rope.
 
@@ -53,7 +59,9 @@ def entrants(texts: Iterable[str], position: str | None = None) -> list[Entrant]
     found: dict[str, Entrant] = {}
     for text in texts:
         for name in split(text):
-            found.setdefault(name, Entrant(name, _maker(name, position)))
+            if name not in found:
+                first, *others = (_maker(part, position) for part in name.split("/"))
+                found[name] = Entrant(name, first, tuple(others))
     if not found:
         raise RegardError("No mechanism was named; type --mechanisms softmax, or leave the option out.")
     return list(found.values())
@@ -94,7 +102,7 @@ def usual() -> str:
     return "rope" if "rope" in mechanisms() else "none"
 
 
-def _maker(text: str, position: str) -> Callable[[int, int], Layer]:
+def _maker(text: str, position: str) -> Maker:
     named = parse(text)
     slot = named.kind.spec.slot
     if slot not in (*SLOTS, "layer"):

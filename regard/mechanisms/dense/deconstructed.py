@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -49,14 +51,16 @@ class Deconstructed(Layer):
     "text_fixed": queries and keys come from a fixed sequence, so that the weights depend on positions alone.
     "static_emb": queries and keys come from the model's input embeddings.
 
-    Shapes: tokens and, for "static_emb", embeddings [B, N, dim] to [B, N, dim]; `stream` floats [length, dim], for
-    "text_fixed", one row a position. `length` is how many positions "rnd_fixed" can tell apart.
+    Shapes: tokens and, for "static_emb", embeddings [B, N, dim] to [B, N, dim]; `stream`, for "text_fixed", is floats
+    [length, dim], one row a position, or token ids [length]. `length` is how many positions "rnd_fixed" can tell apart.
     Raises: ValueError for an unknown variant, for "text_fixed" without `stream`, for "static_emb" called without
-    embeddings, and for positions past the fixed sequence; ShapeError where sizes do not fit.
+    embeddings, for token ids read outside a model, and for positions past the fixed sequence; ShapeError where sizes do
+    not fit.
     Source: "Deconstructing Attention", 2510.11602, section 3.
     Differs from the paper: its fixed sequence runs through the whole stack as a second stream, each layer reading it
-    after the input norm; one layer can't do that, so it keeps a stream of its own, every row scaled to a mean square
-    of 1 as such a norm would leave it. "nonapprox" is not turned by position, since its score is not of a pair.
+    after the input norm. `DecoderLM` does so, through `reading`; a layer alone keeps a stream of its own, every row
+    scaled to a mean square of 1 as such a norm would leave it. "nonapprox" is not turned by position, since its score
+    is not of a pair.
     """
 
     spec: ClassVar[Spec] = Spec(
@@ -105,7 +109,7 @@ class Deconstructed(Layer):
         rope: bool = True,
         base: float = 10_000.0,
         length: int = 2048,
-        stream: Tensor | None = None,
+        stream: Tensor | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.dim, self.heads, self.variant, self.rope, self.base = dim, heads, variant, rope, base
@@ -130,12 +134,26 @@ class Deconstructed(Layer):
                 "stream=embedding(ids), one row a position, or neither."
             )
         if variant in _FIXED:
-            rows = torch.randn(length, dim) if stream is None else stream.detach()
-            if rows.dim() != 2 or rows.shape[1] != dim or not rows.shape[0] or not rows.dtype.is_floating_point:
+            rows = torch.randn(length, dim) if stream is None else torch.as_tensor(stream).detach()
+            whole = not (rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool)
+            fits = rows.dim() == 1 if whole else rows.is_floating_point() and rows.dim() == 2 and rows.shape[1] == dim
+            if not fits or not len(rows):
                 shown = f"{rows.dtype} {list(rows.shape)}"
-                raise ShapeError(f"Deconstructed.stream must be floats [length, {dim}]; got {shown}.")
+                raise ShapeError(
+                    f"Deconstructed.stream must be floats [length, {dim}] or token ids [length]; got {shown}."
+                )
             self.length = rows.shape[0]
-            self.register_buffer("stream", F.rms_norm(rows, (dim,)).to(self.q.weight.dtype))
+            self.register_buffer("stream", rows if whole else F.rms_norm(rows, (dim,)).to(self.q.weight.dtype))
+
+    def reading(self, stream: Tensor) -> Deconstructed:
+        """This layer, with these very parameters, on another fixed sequence: what a stack gives it of its own stream.
+
+        Shapes: stream [length, dim], as the layer's input is: after the norm.
+        """
+        other = copy.copy(self)
+        other._buffers = {**self._buffers, "stream": stream}
+        other.length = len(stream)
+        return other
 
     def attend(self, call: Call) -> Tensor:
         return self.advance(self.begin(call.tokens.shape[0]), call)[0]
@@ -187,9 +205,17 @@ class Deconstructed(Layer):
 
     def _fixed(self, inner: Fixed, v: Tensor, call: Call) -> tuple[Tensor, Fixed]:
         """Attention by queries and keys that are known before the tokens are."""
+        if not self.stream.is_floating_point():
+            raise ValueError(
+                "Deconstructed can't embed the token ids of its stream by itself. Put the layer into a DecoderLM, or "
+                "type stream=embedding(ids)."
+            )
         n = v.shape[2]
-        at = call.q_at(n, n)
-        last = n if call.q_positions is None else max(int(at.max()) + 1, 1)
+        slots = at = call.q_at(n, n)
+        if call.documents is not None:
+            at = torch.where(slots < 0, -1, slots - call.starts)  # each document reads the sequence from its start
+        alone = call.q_positions is None and call.documents is None
+        last = n if alone else max(int(at.max()) + 1, 1)
         if last > self.length:
             raise ValueError(
                 f"Deconstructed's fixed sequence has {self.length} positions and token {last - 1} is past them. Type "
@@ -201,10 +227,11 @@ class Deconstructed(Layer):
             new = self._turned(split(self.k(self.stream[known:last])[None], self.heads), None, known)
             keys = new if keys is None else torch.cat([keys[:1], new], 2)
         assert keys is not None
-        held = inner.held.append((v,), call.k_at(n))
+        held = inner.held.append((v,), slots)
         assert held.positions is not None
         q = self._turned(split(self.q(self.stream[at.clamp(min=0)]), self.heads), at)
-        k = keys[0][:, held.positions.clamp(min=0)].transpose(0, 1)
+        places = held.positions if call.documents is None else at
+        k = keys[0][:, places.clamp(min=0)].transpose(0, 1)
         rows = v.shape[0]
         q, k = q.expand(rows, -1, -1, -1), k.expand(rows, -1, -1, -1)
         if known or call.k_positions is not None:  # not a whole pass, whose tokens stand at their slots
@@ -215,12 +242,14 @@ class Deconstructed(Layer):
         """A chunk of tokens at a time: its own pairs directly, those before it through the running sums."""
         N, wide = v.shape[2], inner.values.dtype
         real = torch.ones(1, N, dtype=torch.bool, device=v.device) if call.real is None else call.real
+        ids = torch.zeros(1, N, dtype=torch.long, device=v.device) if call.documents is None else call.documents
         serve = _second_order if self.variant == "taylor" else _own_scores
         outs = []
         for at in range(0, N, _CHUNK):
             part = slice(at, at + _CHUNK)
+            pairs = _Pairs(ids[:, None, part], ids[:, None, max(at - 1, 0), None], real[:, None, part])
             one, two, three = (t[:, :, part].to(wide) for t in (q, k, v))
-            out, inner = serve(inner, one, two, three, real[:, None, part])
+            out, inner = serve(inner, one, two, three, pairs)
             outs.append(out)
         return torch.cat(outs, 2).to(v.dtype), inner
 
@@ -233,16 +262,31 @@ class Deconstructed(Layer):
         return turned(x, positions, frequencies(self.width, self.base, x))
 
 
-def _second_order(before: Running, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> tuple[Tensor, Running]:
+class _Pairs:
+    """Who reads whom in a chunk of tokens, and which of them the sums of the tokens before it belong to.
+
+    Shapes: ids, real [B|1, 1, n], the tokens' documents and which tokens are not padding; last [B|1, 1, 1], the
+    document of the token before the chunk.
+    """
+
+    def __init__(self, ids: Tensor, last: Tensor, real: Tensor) -> None:
+        order = torch.ones(ids.shape[-1], ids.shape[-1], dtype=torch.bool, device=ids.device).tril()
+        self.seen = order & (ids[..., :, None] == ids[..., None, :]) & real[..., None, :]
+        self.goes_on = ids == last
+        self.stays = (ids == ids[..., -1:]) & real
+
+
+def _second_order(before: Running, q: Tensor, k: Tensor, v: Tensor, pairs: _Pairs) -> tuple[Tensor, Running]:
     """One chunk under the weights 1 + s + s^2 / 2, of which each is at least 1 / 2."""
     q, k = q * k.shape[-1] ** -0.25, k * k.shape[-1] ** -0.25
     s = q @ k.transpose(-1, -2)
-    seen = torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril() & real[:, :, None]
-    weights = torch.where(seen, 1 + s + s * s / 2, 0.0)
-    asked, kept = _features(q), _features(k) * real[..., None]
+    weights = torch.where(pairs.seen, 1 + s + s * s / 2, 0.0)
+    asked, kept = _features(q) * pairs.goes_on[..., None], _features(k) * pairs.stays[..., None]
     total = weights.sum(-1) + (asked * before.weights[..., None, :]).sum(-1)
     out = (weights @ v + asked @ before.values) / total.clamp(min=0.5)[..., None]  # 0 only where nothing is seen
-    return out, Running(before.values + kept.transpose(-1, -2) @ v, before.weights + kept.sum(-2))
+    left = pairs.goes_on[..., -1:]
+    values = before.values * left[..., None] + kept.transpose(-1, -2) @ v
+    return out, Running(values, before.weights * left + kept.sum(-2))
 
 
 def _features(x: Tensor) -> Tensor:
@@ -251,18 +295,16 @@ def _features(x: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(x[..., :1]), x, squares], -1)
 
 
-def _own_scores(before: Running, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> tuple[Tensor, Running]:
+def _own_scores(before: Running, q: Tensor, k: Tensor, v: Tensor, pairs: _Pairs) -> tuple[Tensor, Running]:
     """One chunk of a softmax whose scores belong to the keys alone."""
     assert before.top is not None
-    s = (F.silu(q) * k).sum(-1) * k.shape[-1] ** -0.5
-    s = s.masked_fill(~real, -torch.inf)
+    s = ((F.silu(q) * k).sum(-1) * k.shape[-1] ** -0.5)[..., None, :]
     # Every query has its own greatest score so far; it only keeps exp in range, and no gradient goes through it.
-    top = torch.maximum(s.detach().cummax(-1).values, before.top[..., None])
+    own = torch.where(pairs.seen, s.detach(), -torch.inf).amax(-1)
+    top = torch.maximum(own, torch.where(pairs.goes_on, before.top[..., None], -torch.inf))
     safe = top.masked_fill(top == -torch.inf, 0.0)
-    seen = torch.ones(s.shape[-1], s.shape[-1], dtype=torch.bool, device=s.device).tril()
-    apart = s[..., None, :] - safe[..., :, None]
-    weights = torch.where(seen, apart.masked_fill(~seen, 0.0).exp(), 0.0)
-    carried = (before.top[..., None] - safe).exp()
+    weights = torch.where(pairs.seen, torch.where(pairs.seen, s - safe[..., None], 0.0).exp(), 0.0)
+    carried = torch.where(pairs.goes_on, before.top[..., None], -torch.inf).sub(safe).exp()
     total = weights.sum(-1) + carried * before.weights[..., None]
     values = weights @ v + carried[..., None] * before.values[..., None, :]
     out = values / torch.where(total == 0, 1.0, total)[..., None]

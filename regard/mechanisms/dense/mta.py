@@ -42,7 +42,6 @@ class MultiTokenAttention(Mixer):
     Raises: ValueError where a kernel is below 1, `key_kernel` is even, `head_kernel` does not divide the heads, or
     `rescale` comes without `norm`.
     Source: "Multi-Token Attention", 2504.00927, section 3, and its code.
-    Differs from the paper: documents packed into one sequence are not told apart.
     """
 
     spec: ClassVar[Spec] = Spec(
@@ -129,12 +128,14 @@ class MultiTokenAttention(Mixer):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
         i, j = call.q_at(q.shape[2], k.shape[2]), call.k_at(k.shape[2])
-        order = None
+        order, documents = None, call.documents
         if call.padded:
             # Neighbours are the tokens next to each other, with padding taken out from between them.
             (q, i), order = _packed((q,), i)
             (k, v, j), _ = _packed((k, v), j)
-        out = self._finished(self._weights(q, k, i, j), v, call.layer)
+            if documents is not None:
+                documents = documents.expand(order.shape[0], -1).gather(1, order)
+        out = self._finished(self._weights(q, k, i, j, documents), v, call.layer)
         return out if order is None else out.take_along_dim(order.argsort(-1)[:, None, :, None], 2)
 
     def init_state(self, batch: int, held: Held) -> Recent:
@@ -157,29 +158,43 @@ class MultiTokenAttention(Mixer):
         kernel[:, :, -1, self.key_kernel // 2] = 1.0
         return kernel
 
-    def _weights(self, q: Tensor, k: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        """Weights [B, H, N, M] of queries at positions i [B|1, N] over keys at j [B|1, M], padding first in both."""
+    def _weights(self, q: Tensor, k: Tensor, i: Tensor, j: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Weights [B, H, N, M] of queries at positions i [B|1, N] over keys at j [B|1, M], padding first in both.
+
+        `documents` [B|1, N] are those of the queries and of the keys.
+        """
         i, j = i[:, None, :, None], j[:, None, None, :]
         seen = (i >= 0) & (j >= 0) & (j <= i)
+        if documents is not None:
+            seen = seen & (documents[:, None, :, None] == documents[:, None, None, :])
         kind = torch.promote_types(q.dtype, torch.float32)
         grouped = q.to(kind).unflatten(1, (k.shape[1], -1)).flatten(2, 3)
         scores = (grouped @ k.to(kind).transpose(-1, -2)).reshape(*q.shape[:3], -1) / math.sqrt(q.shape[-1])
         # Later keys count as 0 and not as -inf, so that they neither show nor spoil what they are convolved with.
-        scores = self._convolved(scores.masked_fill(~seen, 0.0), self.kernel)
+        scores = self._convolved(scores.masked_fill(~seen, 0.0), self.kernel, documents)
         if self.heads_before is not None:
             scores = torch.einsum("hg,bgnm->bhnm", self.heads_before.to(kind), scores)
         weights = softmax.weights(scores, seen)
         if self.kernel_after is not None:
-            weights = self._convolved(weights, self.kernel_after).masked_fill(~seen, 0.0)
+            weights = self._convolved(weights, self.kernel_after, documents).masked_fill(~seen, 0.0)
         if self.heads_after is not None:
             groups = weights.unflatten(1, (-1, self.head_kernel))
             weights = torch.einsum("xhg,bxgnm->bxhnm", self.heads_after.to(kind), groups).flatten(1, 2)
         return weights
 
-    def _convolved(self, scores: Tensor, kernel: Tensor) -> Tensor:
-        side = self.key_kernel // 2
+    def _convolved(self, scores: Tensor, kernel: Tensor, documents: Tensor | None = None) -> Tensor:
+        side, kernel = self.key_kernel // 2, kernel.to(scores.dtype)
         padded = F.pad(scores, (side, side, self.query_kernel - 1, 0))
-        return F.conv2d(padded, kernel.to(scores.dtype), groups=len(kernel))
+        if documents is None:
+            return F.conv2d(padded, kernel, groups=len(kernel))
+        # A query's row is 0 at keys of other documents; what is left to cut are rows of queries of other documents.
+        total, N = torch.zeros_like(scores), scores.shape[2]
+        for row in range(self.query_kernel):
+            back = self.query_kernel - 1 - row
+            same = F.pad(documents[:, back:] == documents[:, : max(N - back, 0)], (min(back, N), 0))
+            found = F.conv2d(padded[:, :, row : row + N], kernel[:, :, row : row + 1], groups=len(kernel))
+            total = total + found.masked_fill(~same[:, None, :, None], 0.0)
+        return total
 
     def _finished(self, weights: Tensor, v: Tensor, layer: int) -> Tensor:
         """Outputs [B, H, N, E] from weights [B, H, N, M]."""

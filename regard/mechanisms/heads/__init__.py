@@ -2,7 +2,7 @@
 
 from regard.mechanisms.heads.concat import Concat as Concat
 from regard.mechanisms.heads.dual_attention import DualAttention as DualAttention
-from regard.mechanisms.heads.efficient_attention import EfficientAttention as EfficientAttention
+from regard.mechanisms.heads.efficient_slices import EfficientSlices as EfficientSlices
 from regard.mechanisms.heads.gqa import GQA as GQA
 from regard.mechanisms.heads.grouped_time_attention import GroupedAttention as GroupedAttention
 from regard.mechanisms.heads.knocking_heads import KnockingHeads as KnockingHeads

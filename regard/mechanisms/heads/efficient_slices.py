@@ -12,7 +12,7 @@ from regard.mechanisms.projection import Projection, split, start
 from regard.mechanisms.slot import divide
 
 
-class EfficientAttention(Projection):
+class EfficientSlices(Projection):
     """Every head reads its own slice of the raw tokens as keys and as values: half of the parameters.
 
     Keys and values are one tensor, so decoding keeps the raw tokens alone: half of multi-head attention's state.
@@ -23,7 +23,7 @@ class EfficientAttention(Projection):
     """
 
     spec: ClassVar[Spec] = Spec(
-        id="efficient_attention",
+        id="efficient_slices",
         slot="projection",
         source=Source(
             "You Need to Pay Better Attention: Rethinking the Mathematics of Attention Mechanism",
@@ -42,7 +42,7 @@ class EfficientAttention(Projection):
 
     def __init__(self, dim: int, heads: int, *, bias: bool = True) -> None:
         super().__init__()
-        width = divide("EfficientAttention", dim, heads)
+        width = divide("EfficientSlices", dim, heads)
         self.latent = True
         self.dim, self.heads, self.kv_heads, self.head_dim, self.value_dim = dim, heads, heads, width, width
         self.q = nn.Linear(dim, dim, bias=bias)

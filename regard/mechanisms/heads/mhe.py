@@ -76,6 +76,32 @@ class MultipleHeadEmbeddings(Projection):
         k, v = kept
         return self._told_apart(k, "k"), self._told_apart(v, "v")
 
+    def folded(self, merge: Tensor, bias: Tensor | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The state dicts of `MQA(bias=True)` and `Concat(bias=True)` that do the same with one shared key and value.
+
+        What scales or shifts keys goes to the queries, and what scales or shifts values to the last map. It holds
+        without a position that turns: turned keys of one head would have to be those of every head.
+
+        Shapes: merge [C, heads * head_dim], the last map's weight; bias [C], its bias.
+        """
+        with torch.no_grad():
+            e_q, e_k, e_v = (self.get_parameter(self._name(which)) for which in "qkv")
+            zeros = self.q.weight.new_zeros(self.head_dim)
+            own = zeros if self.q.bias is None else self.q.bias
+            ends = merge.new_zeros(merge.shape[0]) if bias is None else bias.clone()
+            if self.variant == "mul":
+                scale = (1 + e_q) * (1 + e_k)
+                q, q_bias = (scale[..., None] * self.q.weight).flatten(0, 1), (scale * own).flatten()
+                merge = merge * (1 + e_v).flatten()
+            else:
+                q, q_bias = self.q.weight.repeat(self.heads, 1), (e_q + own).flatten()
+                ends = ends + merge @ e_v.flatten()
+            state = {"q.weight": q, "q.bias": q_bias}
+            for name, part in (("k", self.k), ("v", self.v)):
+                state[f"{name}.weight"] = part.weight.clone()
+                state[f"{name}.bias"] = zeros.clone() if part.bias is None else part.bias.clone()
+            return state, {"out.weight": merge.clone(), "out.bias": ends}
+
     def _told_apart(self, x: Tensor, which: str) -> Tensor:
         """[B, 1, N, D] to [B, heads, N, D]."""
         own = self.get_parameter(self._name(which))[:, None]

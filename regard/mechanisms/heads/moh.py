@@ -155,7 +155,7 @@ class MoH(Merge):
             outs.append(
                 attend(
                     q[:, : self.shared], k[:, some], v[:, some],
-                    where=where, scale=scale, q_positions=at, k_positions=call.k_positions,
+                    where=where, scale=scale, q_positions=call.q_positions, k_positions=call.k_positions,
                 )
             )  # fmt: skip
         if self.routed:
@@ -168,9 +168,11 @@ class MoH(Merge):
             places = torch.where(chosen.gather(-1, index), places, -1)
             some = group[self.shared :]
             rows = q[:, self.shared :].gather(2, index[..., None].expand(-1, -1, -1, q.shape[-1]))
+            # Where everything is looked at no mask is needed: what empty slots read has no gate.
+            seen = not call.causal and not call.padded and call.documents is None
             got = attend(
-                rows, k[:, some], v[:, some],
-                where=where, scale=scale, q_positions=places, k_positions=call.k_positions,
+                rows, k[:, some], v[:, some], where=where, scale=scale,
+                q_positions=None if seen else places, k_positions=None if seen else call.k_positions,
             )  # fmt: skip
             empty = got.new_zeros(B, self.routed, N, got.shape[-1])
             outs.append(empty.scatter(2, index[..., None].expand_as(got), got))

@@ -75,22 +75,26 @@ class LQueryAttention(LinearProjection):
             rows = max(own.shape[0], known.shape[0])
             real = torch.cat([(known >= 0).expand(rows, -1), own.expand(rows, -1)], 1)
         if real is None or bool(real.all()):
-            return _latest(tokens, self.window)[:, -N:]
+            return _latest(tokens, self.window, call.documents)[:, -N:]
         # Real tokens in front, in their order, so that padding is between none of them.
         real = real.expand(tokens.shape[0], -1)
         order = (~real).to(torch.int8).argsort(dim=1, stable=True)
         there = real.gather(1, order)[..., None]
         packed = tokens.gather(1, order[..., None].expand_as(tokens)).masked_fill(~there, 0.0)
-        mean = _latest(packed, self.window)
+        ids = None if call.documents is None else call.documents.expand(tokens.shape[0], -1).gather(1, order)
+        mean = _latest(packed, self.window, ids)
         return mean.gather(1, order.argsort(1)[..., None].expand_as(mean))[:, -N:]
 
 
-def _latest(x: Tensor, window: int) -> Tensor:
-    """The mean [B, N, C] of each row and the window - 1 before it, or as many as there are."""
+def _latest(x: Tensor, window: int, ids: Tensor | None) -> Tensor:
+    """The mean [B, N, C] of each row and the window - 1 before it, or as many as there are, of its id [B|1, N]."""
     N = x.shape[1]
     size = min(window, N)
-    total = F.pad(x, (0, 0, size - 1, 0)).unfold(1, size, 1).sum(-1)
-    return total / torch.arange(1, N + 1, device=x.device).clamp(max=window).to(x.dtype)[:, None]
+    latest = F.pad(x, (0, 0, size - 1, 0)).unfold(1, size, 1)
+    if ids is None:
+        return latest.sum(-1) / torch.arange(1, N + 1, device=x.device).clamp(max=window).to(x.dtype)[:, None]
+    same = F.pad(ids, (size - 1, 0), value=int(ids.min()) - 1).unfold(1, size, 1) == ids[..., None]
+    return (latest * same[:, :, None]).sum(-1) / same.sum(-1, keepdim=True)
 
 
 def transition_counts(sequences: Tensor, items: int, *, span: int = 1) -> Tensor:

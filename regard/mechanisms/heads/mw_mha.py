@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from regard.core import Cost, Limit, Source, Spec
 from regard.edits import Edit
 from regard.errors import ShapeError
-from regard.masks import chunks, everything, per_head
+from regard.masks import Mask, chunks, everything, per_head, predicate
 from regard.mechanisms.call import Call
 from regard.mechanisms.mixer import Mixer
 
@@ -24,13 +24,15 @@ class MultiWindowAttention(Mixer):
 
     Blocks do not overlap: position p is in block p // window. Without `windows` they double from 2, and a quarter of
     the heads, at least one, are global. The last block may be short; with `pad=False` that is an error, as in the
-    paper. One number gives all heads the same window.
+    paper. One number gives all heads the same window. With `shift` blocks begin half a window later, and what is
+    before the first is a short one. The first `cls` tokens stay out of the blocks: they see all and all see them.
 
     Shapes: q [B, H, N, D]; k [B, G, M, D]; v [B, G, M, E]; result [B, H, N, E].
-    Raises: ShapeError where there is not one window for each head; ValueError for a window below 0, and for a number
-    of keys that a window does not divide where `pad` is False.
+    Raises: ShapeError where there is not one window for each head; ValueError for a window or `cls` below 0, and for a
+    number of keys that a window does not divide where `pad` is False.
     Source: "Masked Autoencoders with Multi-Window Local-Global Attention", 2306.00561, section 3.2; its released code.
-    Differs from the paper: the causal form, which looks back inside a block, is not in it; blocks are not shifted.
+    Differs from the paper: the causal form, which looks back inside a block, is not in it; where blocks are shifted,
+    the two ends do not see each other at all (a score of -100 in its code).
     """
 
     spec: ClassVar[Spec] = Spec(
@@ -50,13 +52,27 @@ class MultiWindowAttention(Mixer):
         limits=(
             Limit("multi_window"),
             Limit("multi_window", windows=(1, 3, 5, 0)),
+            Limit("multi_window", windows=(1, 3, 8, 0), shift=True),
+            Limit("multi_window", windows=(2, 100, 5, 0), shift=True, cls=2),
             Limit("softmax", windows=0),
             Limit("softmax", windows=12, zero=("table",)),
         ),
-        variants=({"windows": (3, 0, 3, 100)},),
+        variants=(
+            ({"windows": (3, 5, 3, 100)}, Cost(time=1, state=1)),
+            {"windows": (3, 0, 3, 100), "shift": True},
+            {"windows": (4, 0, 2, 5), "cls": 2, "shift": True},
+        ),
     )
 
-    def __init__(self, heads: int, *, windows: Sequence[int] | int | None = None, pad: bool = True) -> None:
+    def __init__(
+        self,
+        heads: int,
+        *,
+        windows: Sequence[int] | int | None = None,
+        pad: bool = True,
+        shift: bool = False,
+        cls: int = 0,
+    ) -> None:
         super().__init__()
         if windows is None:
             local = heads - max(1, heads // 4)
@@ -70,7 +86,8 @@ class MultiWindowAttention(Mixer):
             raise ValueError(
                 f"MultiWindowAttention.windows must be at least 1, or 0 for a global head; got {min(self.windows)}."
             )
-        self.pad = pad
+        self.pad, self.shift, self.cls = pad, shift, cls
+        self.at_least(cls=0)
         sizes = [2 * w - 1 if w else 0 for w in self.windows]
         # One vector holds every head's biases; `starts` says where a head's begin.
         self.starts = [sum(sizes[:h]) for h in range(heads)]
@@ -81,46 +98,171 @@ class MultiWindowAttention(Mixer):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
         M = k.shape[2]
         for w in self.windows:
-            if w and M % w and not self.pad:
-                raise ValueError(f"{M} keys are not a multiple of the window {w}. Type pad=True, or another window.")
-        plain = call.q_positions is None and call.k_positions is None and not call.edits
-        if plain and q.shape[2] == M:
-            return self._in_blocks(q, k, v, call)
+            if w and (M - self.cls) % w and not self.pad:
+                keys = f"{M} keys" if not self.cls else f"{M - self.cls} keys without the first {self.cls}"
+                raise ValueError(f"{keys} are not a multiple of the window {w}. Type pad=True, or another window.")
         if self.table is None:
             return call.attend(q, k, v)
-        where = per_head([chunks(w) if w else everything for w in self.windows])
-        return call.attend(q, k, v, where=where, edits=(_ByDistance.of(self.table, self.windows, self.starts),))
+        if not call.edits and q.shape[2] == M:
+            if call.q_positions is None and call.k_positions is None and call.documents is None:
+                return self._each(q, k, v, call, None)
+            within = None if self.cls else _counted(call, M)
+            if within is not None:
+                return self._each(q, k, v, call, within)
+        place = _Places(self.cls, None if call.documents is None else call.q_at(M, M) - call.starts)
+        made = {w: self._mask(w, place) for w in set(self.windows)}
+        edits = (_ByDistance.of(self.table, self.windows, self.starts, place),)
+        return call.attend(q, k, v, where=per_head([made[w] for w in self.windows]), edits=edits)
 
-    def _in_blocks(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
-        """Every token at its own position: the blocks of a window are one batch."""
+    def _mask(self, w: int, place: _Places) -> Mask:
+        """Who looks where in a head of one window."""
+        first = self._first(w)
+        if not w:
+            return everything
+        if not first and place.plain:
+            return chunks(w)
+
+        def together(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            i, j = place(b, i), place(b, j)
+            return ((i + first) // w == (j + first) // w) | (i < 0) | (j < 0)
+
+        return predicate(together)
+
+    def _first(self, w: int) -> int:
+        """How much of the first block lies before the first token."""
+        return w - w // 2 if self.shift and w > 1 else 0
+
+    def _each(self, q: Tensor, k: Tensor, v: Tensor, call: Call, within: Tensor | None) -> Tensor:
+        """All queries over their own keys: the blocks of a window are one batch, those of packed documents too.
+
+        Shapes: within [B|1, N]: each token's place in its document, -1 for padding; None where that is its slot.
+        """
         share = q.shape[1] // k.shape[1]
         outs: list[Tensor | None] = [None] * len(self.windows)
         for w in dict.fromkeys(self.windows):
             heads = [h for h, own in enumerate(self.windows) if own == w]
             groups = [h // share for h in heads]
             one, two, three = q[:, heads], k[:, groups], v[:, groups]
-            found = self._local(one, two, three, w, heads, call.causal) if w else call.attend(one, two, three)
+            if not w:
+                found = call.attend(one, two, three)
+            elif within is None:
+                found = self._slots(one, two, three, w, heads, call)
+            else:
+                found = self._gathered(one, two, three, w, heads, call, within)
             for place, h in enumerate(heads):
                 outs[h] = found[:, place]
         return torch.stack([out for out in outs if out is not None], 1)
 
-    def _local(self, q: Tensor, k: Tensor, v: Tensor, w: int, heads: list[int], causal: bool) -> Tensor:
-        N, size = q.shape[2], min(w, q.shape[2])
-        count = -(-N // size)
-        q, k, v = (F.pad(x, (0, 0, 0, count * size - N)).unflatten(2, (count, size)) for x in (q, k, v))
-        at = torch.arange(size, device=q.device)
+    def _slots(self, q: Tensor, k: Tensor, v: Tensor, w: int, heads: list[int], call: Call) -> Tensor:
+        """Blocks cut by reshaping; the first `cls` tokens are beside all of them."""
+        c, first = min(self.cls, q.shape[2]), self._first(w)
+        N = q.shape[2] - c
+        size = min(w, N + first)
+        if not N:
+            return _first_tokens(q, k, v, call.causal)
+        count = -(-(N + first) // size)
+        ends = (0, 0, first, count * size - first - N)
+        one, two, three = (F.pad(x[:, :, c:], ends).unflatten(2, (count, size)) for x in (q, k, v))
+        slots = torch.arange(count * size, device=q.device)
+        seen = ((slots >= first) & (slots < first + N)).view(1, 1, count, 1, size)
+        out = self._blocks(one, two, three, seen, w, heads, call.causal, (k[:, :, :c], v[:, :, :c]))
+        out = out.flatten(2, 3)[:, :, first : first + N]
+        if not c:
+            return out
+        return torch.cat([_first_tokens(q[:, :, :c], k, v, call.causal), out], 2)
+
+    def _gathered(
+        self, q: Tensor, k: Tensor, v: Tensor, w: int, heads: list[int], call: Call, within: Tensor
+    ) -> Tensor:
+        """Blocks of rows that have padding or several documents: every token is sent to its block, and back."""
+        B, N, first = q.shape[0], q.shape[2], self._first(w)
+        real = within >= 0
+        document = call.starts if call.documents is not None else torch.zeros_like(within)
+        block = torch.where(real, document * (N + w) + (within + first) // w, -1).cummax(1).values
+        number = (block != F.pad(block, (1, 0), value=-1)[:, :-1]).cumsum(1) - 1
+        size, count = min(w, int(within.max()) + 1 + first), int(number.max()) + 1
+        # Padding goes to a slot behind the last block.
+        slot = torch.where(real, number * size + (within + first) % w, count * size).expand(B, -1)[:, None, :, None]
+
+        def sent(x: Tensor) -> Tensor:
+            room = x.new_zeros(B, x.shape[1], count * size + 1, x.shape[3])
+            return room.scatter(2, slot.expand_as(x), x)[:, :, :-1].unflatten(2, (count, size))
+
+        there = torch.zeros(B, count * size + 1, dtype=torch.bool, device=q.device)
+        there = there.scatter(1, slot[:, 0, :, 0], True)[:, :-1].view(B, 1, count, 1, size)
+        out = self._blocks(sent(q), sent(k), sent(v), there, w, heads, call.causal)
+        return F.pad(out.flatten(2, 3), (0, 0, 0, 1)).take_along_dim(slot, 2)
+
+    def _blocks(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        seen: Tensor,
+        w: int,
+        heads: list[int],
+        causal: bool,
+        beside: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Attention inside blocks [B, h, count, size, D], of which `seen` [B|1, 1, count, 1, size] are tokens."""
+        at = torch.arange(q.shape[3], device=q.device)
         off = at[:, None] - at
         assert self.table is not None
         start = torch.tensor([self.starts[h] for h in heads], device=q.device)
         bias = self.table[start[:, None, None] + off + w - 1][:, None]
         wide = torch.promote_types(q.dtype, torch.float32)
         scores = (q @ k.transpose(3, 4)).to(wide) * q.shape[-1] ** -0.5 + bias.to(wide)
-        seen = (torch.arange(count * size, device=q.device) < N).view(count, 1, size)
         if causal:
             seen = seen & (off >= 0)
-        # The first key of a block is real and seen by its own query at least, so that no row that is kept is empty.
-        weights = scores.masked_fill(~seen, torch.finfo(wide).min).softmax(-1).to(v.dtype)
-        return (weights @ v).flatten(2, 3)[:, :, :N]
+        # A token is seen by itself at least, so that no row that is kept is empty.
+        scores = scores.masked_fill(~seen, torch.finfo(wide).min)
+        if beside is None or not beside[0].shape[2]:
+            return scores.softmax(-1).to(v.dtype) @ v
+        others, values = (x[:, :, None] for x in beside)
+        more = (q @ others.transpose(3, 4)).to(wide) * q.shape[-1] ** -0.5
+        weights = torch.cat([more, scores], -1).softmax(-1).to(v.dtype)
+        return weights[..., : more.shape[-1]] @ values + weights[..., more.shape[-1] :] @ v
+
+
+def _first_tokens(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """Attention of the first few queries over all keys."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = (q @ k.transpose(2, 3)).to(wide) * q.shape[-1] ** -0.5
+    if causal:
+        later = torch.ones(scores.shape[2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def _counted(call: Call, N: int) -> Tensor | None:
+    """Each token's place in its document [B|1, N], -1 for padding; None where positions are not such counts."""
+    at, real = call.q_at(N, N), call.q_real
+    if call.documents is not None:
+        return torch.where(at < 0, -1, at - call.starts)
+    same = call.k_positions is call.q_positions or torch.equal(call.k_at(N), at)
+    if not same or (real is not None and not torch.equal(at, torch.where(real, real.cumsum(1) - 1, -1))):
+        return None
+    return at
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """A token's place among those in blocks, from its position; below 0 for the first `cls` of its document.
+
+    Shapes: within [B|1, N]: places in documents by slot; None where positions are places.
+    """
+
+    cls: int
+    within: Tensor | None
+
+    @property
+    def plain(self) -> bool:
+        return not self.cls and self.within is None
+
+    def __call__(self, b: Tensor, at: Tensor) -> Tensor:
+        if self.within is None:
+            return at - self.cls
+        return self.within[b if len(self.within) > 1 else torch.zeros_like(b), at] - self.cls
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -131,19 +273,24 @@ class _ByDistance(Edit):
     values: Tensor
     centres: Tensor
     reaches: Tensor
+    place: _Places
 
     @staticmethod
-    def of(table: Tensor, windows: Sequence[int], starts: Sequence[int]) -> _ByDistance:
-        # Global heads read the zero at the end.
+    def of(table: Tensor, windows: Sequence[int], starts: Sequence[int], place: _Places) -> _ByDistance:
+        # Global heads, and tokens beside the blocks, read the zero at the end.
         values = torch.cat([table, table.new_zeros(1)])
         centres = [start + w - 1 if w else len(table) for w, start in zip(windows, starts, strict=True)]
-        reaches = [max(w - 1, 0) for w in windows]
-        return _ByDistance(values, *(torch.tensor(some, device=table.device) for some in (centres, reaches)))
+        reaches = torch.tensor([max(w - 1, 0) for w in windows], device=table.device)
+        return _ByDistance(values, torch.tensor(centres, device=table.device), reaches, place)
 
     def bias(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
         reach = self.reaches.to(h.device)[h]
         off = torch.minimum(torch.maximum(i - j, -reach), reach)
-        return self.values.to(h.device, dtype)[self.centres.to(h.device)[h] + off]
+        entry = self.centres.to(h.device)[h] + off
+        if self.place.cls:
+            beside = (self.place(b, i) < 0) | (self.place(b, j) < 0)
+            entry = torch.where(beside, len(self.values) - 1, entry)
+        return self.values.to(h.device, dtype)[entry]
 
 
 def divisor_windows(N: int, heads: int) -> list[int]:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from regard.caches import Held
 from regard.core import Cost, Limit, Source, Spec
+from regard.errors import ShapeError
 from regard.mechanisms.call import Call
 from regard.mechanisms.layer import Layer
 from regard.mechanisms.projection import join, split, start
@@ -34,8 +35,8 @@ class SpanDynamicConvolution(Layer):
     calls convolve over the last `kernel` tokens, others over the nearest.
 
     Shapes: tokens [B, N, dim] to [B, N, dim]; the branches are heads / ratio * (dim / heads) wide.
-    Raises: ShapeError where `dim` is not a multiple of `heads`; ValueError where `kernel` is even or below 1, and where
-    `ratio` is below 1, or does not divide `heads` and is not above it.
+    Raises: ShapeError where `dim` is not a multiple of `heads`, or there are no tokens; ValueError where `kernel` is
+    even or below 1, and where `ratio` is below 1, or does not divide `heads` and is not above it.
     Source: "ConvBERT: Improving BERT with Span-based Dynamic Convolution", 2008.02496, section 3; its released code.
     Differs from the paper: padding is outside the sequence for the convolution too (the code lets it in); the causal
     form is not in it; maps have no bias by default; each branch has an output map of its own, which comes to the same.
@@ -97,9 +98,13 @@ class SpanDynamicConvolution(Layer):
         self.span = span
 
     def attend(self, call: Call) -> Tensor:
+        if call.tokens.shape[1] < 1:
+            raise ShapeError("SpanDynamicConvolution needs at least one token [B, N >= 1, dim]; got none.")
         k, v = self._keys(call)
         whole = self.kernel // 2
         sides = (self.kernel - 1, 0) if call.causal else (whole, whole)
+        if call.documents is not None:
+            return self._joined(call, k, v, self._apart(call, sides))
         return self._joined(call, k, v, self._local(call.tokens, call.q_real if call.padded else None, sides))
 
     def begin(self, batch: int) -> State:
@@ -150,6 +155,44 @@ class SpanDynamicConvolution(Layer):
         found = self._convolved(packed, self.value(packed).masked_fill(hidden, 0.0), sides)
         return found.gather(1, order.argsort(1)[..., None].expand_as(found))
 
+    def _apart(self, call: Call, sides: tuple[int, int]) -> Tensor:
+        """The convolution's branch where documents are packed: between two of them stand kernel - 1 zeros."""
+        x, N = call.tokens, call.tokens.shape[1]
+        real = (call.q_at(N, N) >= 0).expand(x.shape[0], -1)
+        number = (real & (torch.arange(N, device=x.device) == call.starts)).cumsum(1) - 1
+        slots = real.cumsum(1) - 1 + number * (self.kernel - 1)
+        L = max(1, int(slots.max()) + 1)
+        at = torch.where(real, slots, L)
+        hidden = torch.ones(x.shape[0], L + 1, dtype=torch.bool, device=x.device).scatter(1, at, ~real)[:, :L, None]
+        spaced = x.new_zeros(x.shape[0], L + 1, self.dim).scatter(1, at[..., None].expand_as(x), x)[:, :L]
+        found = self._convolved(spaced, self.value(spaced).masked_fill(hidden, 0.0), sides)
+        return found.gather(1, at.clamp(max=L - 1)[..., None].expand(-1, -1, found.shape[2]))
+
     def _convolved(self, x: Tensor, values: Tensor, sides: tuple[int, int]) -> Tensor:
         spans = F.pad(values, (0, 0, *sides)).unfold(1, self.kernel, 1).unflatten(2, (self.local_heads, -1))
         return (spans @ self._kernels(x, sides)[..., None]).squeeze(-1).flatten(2)
+
+
+class GroupedFeedForward(nn.Module):
+    """ConvBERT's cheaper feed-forward map: each of `groups` slices of the features has maps of its own.
+
+    Shapes: [..., dim] to [..., dim]; there are 1 / groups as many weights as of a whole map.
+    Raises: ValueError where `groups` does not divide `dim` and `hidden`.
+    Source: "ConvBERT", 2008.02496, section 3.4.
+    """
+
+    def __init__(self, dim: int, hidden: int | None = None, *, groups: int = 2) -> None:
+        super().__init__()
+        hidden = 4 * dim if hidden is None else hidden
+        if groups < 1 or dim % groups or hidden % groups:
+            raise ValueError(
+                f"GroupedFeedForward.groups must divide dim={dim} and hidden={hidden}; got {groups}. Type groups=1."
+            )
+        self.groups = groups
+        self.up = nn.ModuleList(nn.Linear(dim // groups, hidden // groups) for _ in range(groups))
+        self.down = nn.ModuleList(nn.Linear(hidden // groups, dim // groups) for _ in range(groups))
+        start(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [up(part) for up, part in zip(self.up, x.chunk(self.groups, -1), strict=True)]
+        return torch.cat([down(F.gelu(part)) for down, part in zip(self.down, parts, strict=True)], -1)

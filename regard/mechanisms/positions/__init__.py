@@ -2,9 +2,11 @@
 
 from regard.mechanisms.positions.alibi import ALiBi as ALiBi
 from regard.mechanisms.positions.cope import CoPE as CoPE
+from regard.mechanisms.positions.cope_values import CoPEFromValues as CoPEFromValues
 from regard.mechanisms.positions.fope import FoPE as FoPE
 from regard.mechanisms.positions.harmonic import HarmonicPosition as HarmonicPosition
 from regard.mechanisms.positions.learned import LearnedPosition as LearnedPosition
+from regard.mechanisms.positions.md_lrpe import MDLRPE as MDLRPE
 from regard.mechanisms.positions.none import NoPosition as NoPosition
 from regard.mechanisms.positions.p_rope import PRoPE as PRoPE
 from regard.mechanisms.positions.rcmha import RCMHA as RCMHA

@@ -12,7 +12,7 @@ from torch.nn import functional
 from regard.core import Cost, Limit, Source, Spec
 from regard.errors import ShapeError
 from regard.mechanisms.position import Position
-from regard.mechanisms.rotary import even, frequencies
+from regard.mechanisms.rotary import even, frequencies, yarn
 
 
 class FoPE(Position):
@@ -21,10 +21,12 @@ class FoPE(Position):
     Frequencies with less than one turn in `length` tokens, the length of training, are left out; None keeps them all.
     Each head has its own coefficients, one at a pair's own frequency and noise of size `gain` everywhere; they are
     fixed unless `learnable`. `series` is how many pairs have one, by default as many as there are frequencies left;
-    the others stay as they are ("paper"), or have cosine and sine of one ("code", `zero_pad`).
+    the others stay as they are ("paper"), or have cosine and sine of one ("code", `zero_pad`). `scaling` "linear" or
+    "yarn" slows the frequencies that are kept by `factor`, as in RoPE, for texts longer than the trained ones.
 
     Shapes: queries and keys [B, heads, N, D], D even; as they came.
-    Raises: ShapeError for odd D; ValueError for length < 1, gain < 0, or more series than pairs.
+    Raises: ShapeError for odd D; ValueError for length < 1, gain < 0, more series than pairs, or a factor without a
+    scaling.
     Source: "Fourier Position Embedding", 2412.17739, section 4, and its code.
     """
 
@@ -59,12 +61,20 @@ class FoPE(Position):
         series: int | None = None,
         zero_pad: str = "paper",
         learnable: bool = False,
+        scaling: str = "none",
+        factor: float = 1.0,
     ) -> None:
         super().__init__()
         even("FoPE", head_dim)
         self.head_dim, self.length, self.base, self.gain, self.zero_pad = head_dim, length, base, gain, zero_pad
+        self.scaling, self.factor = scaling, factor
         self.one_of("zero_pad", ("paper", "code"))
-        self.at_least(gain=0)
+        self.one_of("scaling", ("none", "linear", "yarn"))
+        self.at_least(gain=0, factor=1)
+        if scaling == "none" and factor != 1:
+            raise ValueError(f"FoPE.factor={factor} needs a scaling. Type scaling='linear', or leave factor= out.")
+        if scaling == "yarn" and length is None:
+            raise ValueError("FoPE.scaling='yarn' needs the length that the model was trained at. Type length=512.")
         if length is not None and length < 1:
             raise ValueError(f"FoPE.length must be at least 1, or None to keep all frequencies; got {length}.")
         if not base > 1:
@@ -94,9 +104,18 @@ class FoPE(Position):
                 values[:, pair * stride, pair] += 1
         return values
 
+    def steps(self, like: Tensor) -> Tensor:
+        """The kept frequencies after scaling: [kept]; scaling does not change which are kept."""
+        steps = frequencies(self.head_dim, self.base, like)
+        if self.scaling == "linear":
+            steps = steps / self.factor
+        elif self.scaling == "yarn":
+            steps = yarn(steps, self.base, self.factor, self.length or 1, 32.0, 1.0)
+        return steps[: self.kept]
+
     def tables(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions [B|1, N], in at least float32: [B|1, heads, N, D / 2]."""
-        steps = frequencies(self.head_dim, self.base, like)[: self.kept]
+        steps = self.steps(like)
         angles = positions[:, None, :, None].to(steps.dtype) * steps
         cos, sin = angles.cos() @ self.cos.to(steps.dtype), angles.sin() @ self.sin.to(steps.dtype)
         rest = (0, self.head_dim // 2 - self.series)

@@ -35,13 +35,14 @@ class HarmonicDecay(Edit):
 
 
 class HarmonicPosition(Position):
-    """Queries and keys turn as in RoPE, and scores fall with the distance as well, in head h at slope 1 / h.
+    """Queries and keys turn as in RoPE, and scores fall with the distance as well, in head h at slope `slope` / h.
 
     `mode` "factor" weighs the two, `a` to 1 - a, and brings the larger back to 1; `learned` lets each head find its
     own a. "bias" subtracts the slope times the harmonic number of the distance, "linear" times the distance.
 
     Shapes: queries [B, H, N, D], keys [B, G, M, D], D even; as they came, and their scores.
-    Raises: ShapeError for odd D; ValueError for an unknown mode, `a` outside [0, 1], or inside (0, 1) where learned.
+    Raises: ShapeError for odd D; ValueError for an unknown mode, `a` outside [0, 1], or at an end of it where
+    learned, or slope < 0.
     Source: "The Nature of Mathematical Modeling and Probabilistic Optimization Engineering in Generative AI", its
     factored combination of RoPE and ALiBi.
     Differs from the paper: it names the combination and the harmonic series; how the two are weighed, and that keys
@@ -55,21 +56,34 @@ class HarmonicPosition(Position):
             "The Nature of Mathematical Modeling and Probabilistic Optimization Engineering in Generative AI"
         ),
         what="Rotary scores weighed against a harmonic fall with the distance.",
-        formula="r_ij = (R(i) q_i) (R(j) k_j) / sqrt(D),  H_n = 1 + 1/2 + .. + 1/n,  n = |i - j|,  m_h = 1 / h\n"
+        formula="r_ij = (R(i) q_i) (R(j) k_j) / sqrt(D),  H_n = 1 + 1/2 + .. + 1/n,  n = |i - j|,  m_h = slope / h\n"
         "factor: s_ij = (a r_ij - (1 - a) m_h H_n) / max(a, 1 - a);  bias: r_ij - m_h H_n;  linear: r_ij - m_h n",
         cross=True,
         scores=True,
         entry="probabilistic_flash",
         cost=Cost(time=1, state=0),
-        limits=(Limit("harmonic"), Limit("rope", a=1.0)),
+        limits=(
+            Limit("harmonic"),
+            Limit("rope", a=1.0),
+            Limit("rope", slope=0.0),
+            Limit("rope", mode="bias", slope=0.0),
+        ),
         variants=({"mode": "bias"}, {"mode": "linear"}, {"learned": True, "a": 0.7}),
     )
 
     def __init__(
-        self, heads: int, *, mode: str = "factor", a: float = 0.5, learned: bool = False, base: float = 10000.0
+        self,
+        heads: int,
+        *,
+        mode: str = "factor",
+        a: float = 0.5,
+        slope: float = 1.0,
+        learned: bool = False,
+        base: float = 10000.0,
     ) -> None:
         super().__init__()
-        self.mode, self.base = mode, base
+        self.mode, self.slope, self.base = mode, slope, base
+        self.at_least(slope=0)
         self.one_of("mode", ("factor", "bias", "linear"))
         if not 0 <= a <= 1:
             raise ValueError(f"HarmonicPosition.a weighs rotary scores, from 0 to 1; got {a}. Type a=0.5.")
@@ -81,7 +95,7 @@ class HarmonicPosition(Position):
         if not base > 1:
             raise ValueError(f"HarmonicPosition.base must be greater than 1; got {base}. Type base=10000.0.")
         self.a = nn.Parameter(torch.full((heads,), math.log(a / (1 - a)))) if learned else a
-        slopes = 1 / torch.arange(1, heads + 1, dtype=torch.float64)
+        slopes = slope / torch.arange(1, heads + 1, dtype=torch.float64)
         self.slopes = tuple(slopes.tolist())
         self.line = ALiBi(slopes)
 

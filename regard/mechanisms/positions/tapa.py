@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -10,18 +11,23 @@ from torch import Tensor
 
 from regard.core import Cost, Limit, Source, Spec
 from regard.edits import Edit, Given
+from regard.errors import ShapeError
 from regard.mechanisms.call import Call
 from regard.mechanisms.position import Position
+
+Phase = Callable[[Tensor, Tensor], Tensor]
 
 
 class TAPA(Position):
     """One part of each head scores the content, and the other a phase whose cosine, at this distance, it is times.
 
     The first share `theta` of the features is the content, the rest the phase. `phase` is "quadratic" in the tokens, or
-    "linear", the paper's weaker comparison.
+    "linear", the paper's weaker comparison, or a function of both sides' phase parts, [B, H, N, Dp] and [B, H, M, Dp],
+    to phases [B, H, N, M], which are used as they come; a module among them is trained.
 
     Shapes: scores of queries [B, H, N, D] and keys [B, G, M, D]; theta D a whole number. Memory is O(N M) a head.
-    Raises: ValueError where theta is outside (0, 1], theta D is no whole number, alpha <= 0, or the phase is unknown.
+    Raises: ValueError where theta is outside (0, 1], theta D is no whole number, alpha <= 0, or the phase is unknown;
+    ShapeError where a function gives phases of another shape.
     Source: "Positional Encoding via Token-Aware Phase Attention", 2509.12635, section 4.
     Differs from the paper: where the mixer has a scale of its own, it is not used; the content is scaled by its width.
     """
@@ -46,10 +52,11 @@ class TAPA(Position):
         bfloat16=15.0,  # the cosine takes the rounding of q and k times 2 pi |i - j|^alpha, as an angle
     )
 
-    def __init__(self, *, theta: float = 0.5, alpha: float = 0.1, phase: str = "quadratic") -> None:
+    def __init__(self, *, theta: float = 0.5, alpha: float = 0.1, phase: str | Phase = "quadratic") -> None:
         super().__init__()
         self.theta, self.alpha, self.phase = theta, alpha, phase
-        self.one_of("phase", ("quadratic", "linear"))
+        if not callable(phase):
+            self.one_of("phase", ("quadratic", "linear"))
         if not 0 < theta <= 1:
             raise ValueError(f"TAPA.theta is the share of content, above 0 and up to 1; got {theta}. Type theta=0.5.")
         if not alpha > 0:
@@ -62,11 +69,20 @@ class TAPA(Position):
         (qa, qp), (ka, kp) = ((x[..., :cut].to(wide), x[..., cut:].to(wide)) for x in (q, k))
         scores = qa @ ka.mT / math.sqrt(cut)
         if cut < q.shape[-1]:
-            phase = qp @ kp.mT if self.phase == "quadratic" else qp.sum(-1)[..., None] + kp.sum(-1)[..., None, :]
+            phase = self._phase(qp, kp)
             i, j = call.q_at(q.shape[2], k.shape[2]), call.k_at(k.shape[2])
             far = (i[:, None, :, None] - j[:, None, None, :]).abs().to(wide) ** self.alpha
-            scores = scores * torch.cos(2 * math.pi / math.sqrt(q.shape[-1] - cut) * far * phase)
+            scores = scores * torch.cos(2 * math.pi * far * phase)
         return (Given(scores),)
+
+    def _phase(self, q: Tensor, k: Tensor) -> Tensor:
+        if callable(self.phase):
+            phase = self.phase(q, k)
+            if phase.shape != (want := (*q.shape[:3], k.shape[2])):
+                raise ShapeError(f"TAPA.phase must give phases {list(want)}; got {list(phase.shape)}.")
+            return phase
+        both = q @ k.mT if self.phase == "quadratic" else q.sum(-1)[..., None] + k.sum(-1)[..., None, :]
+        return both / math.sqrt(q.shape[-1])
 
     def width(self, head_dim: int) -> None:
         content = self.theta * head_dim

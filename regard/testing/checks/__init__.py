@@ -5,9 +5,11 @@ from regard.testing.checks import (
     batch,
     cost,
     decode,
+    depth,
     gradients,
     limits,
     order,
+    packing,
     precision,
     refusals,
     sides,
@@ -16,6 +18,6 @@ from regard.testing.checks.base import Check as Check
 
 CHECKS: dict[str, Check] = {
     check.name: check
-    for module in (basic, batch, gradients, order, sides, decode, limits, refusals, precision, cost)
+    for module in (basic, batch, gradients, order, sides, packing, decode, limits, refusals, precision, cost, depth)
     for check in module.CHECKS
 }

@@ -95,4 +95,8 @@ def _keeps(subject: Subject) -> bool:
     return spec.decode and spec.causal and spec.slot in ("mixer", "layer")
 
 
-CHECKS = (Check("cost: time", time), Check("cost: state", state, _keeps))
+def _of_tokens(subject: Subject) -> bool:
+    return subject.spec.slot != "depth"  # as many sources as a model has layers, and no thousands: it has its own check
+
+
+CHECKS = (Check("cost: time", time, _of_tokens), Check("cost: state", state, _keeps))

@@ -20,12 +20,14 @@ def dual_attention(layer: Any, tokens: Tensor, memory: Tensor | None, causal: bo
     """Sensory and relational heads from their maps, a head, a query and a key at a time, in the naive order."""
     y = tokens if memory is None else memory
     w: dict[str, Tensor] = layer.state_dict(keep_vars=True)
-    D, outs = layer.head_dim, []
+    D, share, outs = layer.head_dim, layer.group, []
+    turn = _turned if layer.rope else lambda x: x
     if "out.weight" in w:
         heads = []
         for h in range(w["q.weight"].shape[0] // D):
-            q, k, v = (x @ _rows(w[f"{n}.weight"], h, D).T for n, x in (("q", tokens), ("k", y), ("v", y)))
-            rows = [(a @ v[:, : a.shape[2]]) for a in _weights(q, k, causal)]
+            q = turn(tokens @ _rows(w["q.weight"], h, D).T)
+            k, v = (y @ _rows(w[f"{n}.weight"], h // share, D).T for n in ("k", "v"))
+            rows = [(a @ v[:, : a.shape[2]]) for a in _weights(q, turn(k), causal)]
             heads.append(torch.cat(rows, 1))
         outs.append(torch.cat(heads, -1) @ w["out.weight"].T)
     count, _, relations = w["w_rel"].shape
@@ -33,7 +35,8 @@ def dual_attention(layer: Any, tokens: Tensor, memory: Tensor | None, causal: bo
     k_rel = w.get("k_rel.weight", w["q_rel.weight"])
     act = _ACTIVATIONS[layer.activation]
     for h in range(count):
-        q, k = (x @ _rows(w[f"{n}.weight"], h, D).T for n, x in (("q_attn", tokens), ("k_attn", y)))
+        q = turn(tokens @ _rows(w["q_attn.weight"], h, D).T)
+        k = turn(y @ _rows(w["k_attn.weight"], h // share, D).T)
         rows = []
         for i, a in enumerate(_weights(q, k, causal)):
             total: Any = 0.0
@@ -43,14 +46,23 @@ def dual_attention(layer: Any, tokens: Tensor, memory: Tensor | None, causal: bo
                     mine, theirs = tokens[:, i] @ _rows(w["q_rel.weight"], r, E).T, y[:, j] @ _rows(k_rel, r, E).T
                     products.append(act((mine * theirs).sum(-1) / math.sqrt(E)))
                 related = torch.stack(products, -1)
-                symbol = _symbol(layer, w, y, i, j) @ _rows(w["w_symbol.weight"], h, D).T
+                symbol = _symbol(layer, w, y, i, j, causal) @ _rows(w["w_symbol.weight"], h, D).T
                 total = total + a[:, 0, j, None] * (related @ w["w_rel"][h].T + symbol)
             rows.append(total)
         heads.append(torch.stack(rows, 1))
     return torch.cat([*outs, torch.cat(heads, -1) @ w["out_rel.weight"].T], -1)
 
 
-def _symbol(layer: Any, w: dict[str, Tensor], y: Tensor, i: int, j: int) -> Tensor:
+def _turned(x: Tensor) -> Tensor:
+    """Pairs of features as complex numbers, turned by their positions."""
+    half = x.shape[-1] // 2
+    pairs = torch.complex(x[..., :half], x[..., half:])
+    angles = [[t / 10000 ** (m / half) for m in range(half)] for t in range(x.shape[1])]
+    out = pairs * torch.exp(1j * torch.tensor(angles, dtype=torch.float64))
+    return torch.cat([out.real, out.imag], -1)
+
+
+def _symbol(layer: Any, w: dict[str, Tensor], y: Tensor, i: int, j: int, causal: bool) -> Tensor:
     """The symbol [B, dim] of key j for query i."""
     if "symbols.table.weight" in w:
         table = w["symbols.table.weight"]
@@ -58,13 +70,31 @@ def _symbol(layer: Any, w: dict[str, Tensor], y: Tensor, i: int, j: int) -> Tens
             reach = table.shape[0] // 2
             return table[min(max(j - i, -reach), reach) + reach][None]
         return table[j][None]
-    heads, found = layer.symbols.heads, []
-    q = y[:, j] @ w["symbols.query.weight"].T + w["symbols.query.bias"]
+    heads, found, where, x = layer.symbols.heads, [], "symbols", y[:, j]
+    if "symbols.key.weight" in w:
+        where, x = "symbols.lookup", _among(layer, w, y, j, causal)
+    q = x @ w[f"{where}.query.weight"].T + w[f"{where}.query.bias"]
     for part in range(heads):
         own = slice(part * q.shape[-1] // heads, (part + 1) * q.shape[-1] // heads)
-        scores = q[:, own] @ w["symbols.templates"][:, own].T / math.sqrt(q.shape[-1] / heads)
-        found.append(torch.softmax(scores, -1) @ w["symbols.library"][:, own])
+        scores = q[:, own] @ w[f"{where}.templates"][:, own].T / math.sqrt(q.shape[-1] / heads)
+        found.append(torch.softmax(scores, -1) @ w[f"{where}.library"][:, own])
     return torch.cat(found, -1)
+
+
+def _among(layer: Any, w: dict[str, Tensor], y: Tensor, j: int, causal: bool) -> Tensor:
+    """How token j relates to its neighbours, [B, dim]: head by head and neighbour by neighbour, none being zero."""
+    heads, offsets = layer.symbols.heads, layer.symbols.offsets
+    q, k = y[:, j] @ w["symbols.query.weight"].T + w["symbols.query.bias"], y @ w["symbols.key.weight"].T
+    d, parts = y.shape[-1] // heads, []
+    near = [o for o in offsets if 0 <= j + o < y.shape[1] and not (causal and o > 0)]
+    table = {}
+    for h in range(heads):
+        own = slice(h * d, (h + 1) * d)
+        exps = {o: torch.exp((q[:, own] * k[:, j + o, own]).sum(-1) / math.sqrt(d)) for o in near}
+        table[h] = {o: exps[o] / sum(exps.values()) for o in near}
+    for h in range(heads):
+        parts += [table[h].get(o, torch.zeros(len(y), dtype=y.dtype)) for o in offsets]
+    return torch.stack(parts, -1) @ w["symbols.relation.weight"].T + w["symbols.relation.bias"]
 
 
 def _rows(weight: Tensor, part: int, size: int) -> Tensor:
@@ -147,19 +177,32 @@ def multi_window(layer: Any, tokens: Tensor, memory: Tensor | None, causal: bool
         q, k, v = (_part(m, h, D, tokens) for m in (p.q, p.k, p.v))
         table = mixer.table[start : start + 2 * w - 1] if w else None
         start += 2 * w - 1 if w else 0
-        rows = []
+        rows, cuts = [], _cuts(tokens.shape[1], w, mixer.cls, mixer.shift)
         for i in range(tokens.shape[1]):
-            seen = [j for j in range(i + 1 if causal else tokens.shape[1]) if not w or i // w == j // w]
-            scores = torch.stack([(q[:, i] * k[:, j]).sum(-1) / math.sqrt(D) for j in seen], -1)
-            if table is not None:
-                scores = scores + torch.stack([table[i - j + w - 1] for j in seen])
-            rows.append((torch.softmax(scores, -1)[..., None] * v[:, seen]).sum(1))
+            seen = [j for j in range(i + 1 if causal else tokens.shape[1]) if i in cuts[j] or j in cuts[i]]
+            scores = []
+            for j in seen:
+                score = (q[:, i] * k[:, j]).sum(-1) / math.sqrt(D)
+                if table is not None and min(i, j) >= mixer.cls:
+                    score = score + table[i - j + w - 1]
+                scores.append(score)
+            rows.append((torch.softmax(torch.stack(scores, -1), -1)[..., None] * v[:, seen]).sum(1))
         heads.append(torch.stack(rows, 1))
     return torch.cat(heads, -1) @ layer.merge.out.weight.T
 
 
+def _cuts(N: int, w: int, beside: int, shift: bool) -> list[range]:
+    """For each position the positions of its block; those beside the blocks, and all where there are none, have all."""
+    cuts = [range(N)] * min(beside, N)
+    while w and len(cuts) < N:
+        short = shift and w > 1 and len(cuts) == beside
+        size = min(w // 2 if short else w, N - len(cuts))
+        cuts += [range(len(cuts), len(cuts) + size)] * size
+    return cuts + [range(N)] * (N - len(cuts))
+
+
 def grouped_attention(layer: Any, tokens: Tensor, memory: Tensor | None, causal: bool) -> Tensor:
-    """Groups of tokens as one, a head and a pair of groups at a time."""
+    """Groups of tokens as one, a token, a head and a group at a time; causal queries leave out what is later."""
     B, N, C, g, H = *tokens.shape, layer.group, layer.heads
     T, d = -(-N // g), g * C // H
     whole = []
@@ -168,27 +211,31 @@ def grouped_attention(layer: Any, tokens: Tensor, memory: Tensor | None, causal:
         whole.append(torch.cat([made, made.new_zeros(B, T * g - N, C)], 1))
     u, w = (layer.of_content, layer.of_position) if layer.relative else (0.0, 0.0)
     q, k, v, q_place = (x.reshape(B, T, g * C) for x in (whole[0] + u, whole[1], whole[2], whole[0] + w))
-    heads = []
-    for h in range(H):
-        own, rows = slice(h * d, (h + 1) * d), []
-        for t in range(T):
-            scores = []
-            for s in range(T):
-                score = (q[:, t, own] * k[:, s, own]).sum(-1)
+    far = {apart: _distance(layer, apart, causal) for apart in range(1 - T, T)} if layer.relative else {}
+    rows = []
+    for n in range(N):
+        t, place = divmod(n, g)
+        known = [float(not causal or f < (place + 1) * C) for f in range(g * C)]
+        mask, heads = torch.tensor(known, dtype=torch.float64), []
+        for h in range(H):
+            own, scores = slice(h * d, (h + 1) * d), []
+            for s in range(t + 1 if causal else T):
+                score = (q[:, t, own] * mask[own] * k[:, s, own]).sum(-1)
                 if layer.relative:
-                    score = score + (q_place[:, t, own] * _distance(layer, t - s)[own]).sum(-1)
+                    score = score + (q_place[:, t, own] * mask[own] * far[t - s][own]).sum(-1)
                 scores.append(score / math.sqrt(d))
-            rows.append((torch.softmax(torch.stack(scores, -1), -1)[..., None] * v[:, :, own]).sum(1))
-        heads.append(torch.stack(rows, 1))
-    return _part(layer.out, 0, C, torch.cat(heads, -1).reshape(B, T * g, C)[:, :N])
+            weights = torch.softmax(torch.stack(scores, -1), -1)
+            heads.append((weights[..., None] * v[:, : len(scores), own]).sum(1))
+        rows.append(torch.cat(heads, -1)[:, place * C : (place + 1) * C])
+    return _part(layer.out, 0, C, torch.stack(rows, 1))
 
 
-def _distance(layer: Any, apart: int) -> Tensor:
+def _distance(layer: Any, apart: int, causal: bool) -> Tensor:
     """The mapped sinusoids [group * dim] of the tokens at a distance between groups."""
     g, C, rows = layer.group, layer.dim, []
     for n in range(g):
-        place = apart * g + g // 2 - n
-        if g % 2 == 0:  # zero twice: what is ahead of the query is a step nearer
+        place = apart * g + (g - 1 if causal else g // 2) - n
+        if g % 2 == 0 and not causal:  # zero twice: what is ahead of the query is a step nearer
             place = place - 1 if place > 0 else place
         angles = [place / 10000 ** (2 * c / C) for c in range(C // 2)]
         row = torch.tensor([f(a) for a in angles for f in (math.sin, math.cos)], dtype=torch.float64)

@@ -161,10 +161,14 @@ def harmonic(layer: nn.Module, tokens: Tensor, memory: Tensor | None, causal: bo
 
 
 def rcmha(layer: nn.Module, tokens: Tensor, memory: Tensor | None, causal: bool) -> Tensor:
-    """Convolved maps, and the four terms of Transformer-XL's score, each by itself."""
+    """Convolved maps, or maps of convolved tokens, and the four terms of Transformer-XL's score, each by itself."""
     state, width = layer.state_dict(), layer.dim // layer.heads  # type: ignore[operator]
-    maps = [_linear(_map(layer, name), tokens) for name in "qkv"]
-    if (taps := state.get("taps")) is not None:
+    taps = state.get("taps")
+    inputs = tokens
+    if taps is not None and taps.shape[0] == tokens.shape[-1]:  # one convolution, of the inputs
+        inputs, taps = _filtered(tokens, taps), None
+    maps = [_linear(_map(layer, name), inputs) for name in "qkv"]
+    if taps is not None:
         maps = [_filtered(x, part) for x, part in zip(maps, taps.chunk(3), strict=True)]
 
     def score(head: int, i: int, j: int, q: Tensor, k: Tensor) -> Tensor:

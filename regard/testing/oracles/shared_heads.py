@@ -62,6 +62,16 @@ def aligned_values(layer: nn.Module, tokens: Tensor, memory: Tensor | None, caus
     return _side_by_side(layer, _apply(layer, "q", tokens), seen, torch.stack(rows, 1), causal)  # type: ignore[arg-type]
 
 
+def low_rank_values(layer: nn.Module, tokens: Tensor, memory: Tensor | None, causal: bool) -> Tensor:
+    """As aligned values, the weights being those of the identity plus products of `rows` and `columns`."""
+    seen = tokens if memory is None else memory
+    u, w, rows = _tensor(layer, "rows"), _tensor(layer, "columns"), []
+    for n in range(seen.shape[1]):
+        last = n + 1 if causal else seen.shape[1]
+        rows.append(seen[:, n] + sum((u[n] * w[m]).sum() * seen[:, m] for m in range(last)))
+    return _side_by_side(layer, _apply(layer, "q", tokens), seen, torch.stack(rows, 1), causal)
+
+
 def knocking_heads(layer: nn.Module, tokens: Tensor, memory: Tensor | None, causal: bool) -> Tensor:
     """Multi-head attention whose heads' features pass the layer's maps `shared.q`, `.k` and `.v`, a head at a time."""
     seen = tokens if memory is None else memory

@@ -53,25 +53,6 @@ def test_each_rule_says_what_it_says() -> None:
     assert figures("sqa", {**times, "sqa": 1.0}, what) is None
 
 
-def test_cope_must_win_off_the_distribution_on_both_tasks() -> None:
-    from regard.bench.studies.cope import MORE, SPARSE
-
-    verdict = studies()["cope"].verdict
-    good = [row("cope", 90, 1, SPARSE), row("rope", 60, 1, SPARSE), row("cope", 90, 1, MORE), row("rope", 60, 1, MORE)]
-    assert verdict(good) is True
-    assert verdict([*good[:3], row("rope", 95, 1, MORE)]) is False
-    assert verdict(good[:3]) is None
-
-
-def test_extrapolation_is_decided_far_out() -> None:
-    from regard.bench.studies.extrapolation import what
-
-    rows = [row(name, 2.0, 0.1, what(1024)) for name in ("fope:length=128", "tapa")]
-    assert studies()["extrapolation"].verdict([*rows, row("rope", 4.0, 0.1, what(1024))]) is True
-    assert studies()["extrapolation"].verdict([*rows, row("rope", 1.0, 0.1, what(1024))]) is False
-    assert studies()["extrapolation"].verdict([*rows, row("rope", 4.0, 0.1, what(128))]) is None
-
-
 @pytest.mark.parametrize("name", ["mta", "sqa"])
 def test_a_study_measures(name: str) -> None:
     told: list[str] = []
@@ -84,7 +65,7 @@ def test_a_study_measures(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cope", "castle", "extrapolation"])
+@pytest.mark.parametrize("name", ["cope", "castle"])
 def test_a_slow_study_measures(name: str) -> None:
     result = measured(replace(studies()[name], steps=1, seeds=1))
     assert len({one["mechanism"] for one in result["rows"]}) > 1
@@ -97,7 +78,7 @@ def test_what_is_kept_is_of_studies_and_mechanisms_that_there_are() -> None:
         assert result["entry"] == study.entry in entries
         rows = [Row(**one) for one in result["rows"]]
         assert study.verdict(rows) is result["shown"]
-        if result["name"] != "sqa":
+        if result["name"] not in ("sqa", "frequency_usage"):
             for one in rows:
                 assert [parse(name) for name in split(one.mechanism)]
         assert result["seconds"] >= 0

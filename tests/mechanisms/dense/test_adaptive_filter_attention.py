@@ -93,6 +93,7 @@ def test_a_prediction_is_carried_one_step_on() -> None:
     assert torch.allclose(step[0].abs(), (-alpha).exp()[:, None].expand(-1, 4), rtol=1e-9)
     turn = now.get_parameter("frequency") * 10 * 2 * math.pi / 2048
     assert torch.allclose(step[0].angle(), torch.cat([turn, -turn], -1), atol=1e-9)
+    assert torch.allclose(step[0].log(), now.eigenvalues, atol=1e-9)  # type: ignore[attr-defined]
 
 
 def test_the_filter_shuts_out_all_but_the_own_value() -> None:

@@ -105,15 +105,15 @@ def test_variances_are_positive_and_monotone_in_distance() -> None:
     made = layer()
     assert made.decay is not None
     gaps = torch.arange(40)[None, None, None]
-    tables = made._tables(gaps)
-    assert tables.key.min() > 0
-    assert torch.allclose(-tables.prior, tables.key.log())
+    tables = made._tables(gaps, made.noise)
+    assert tables.variance.min() > 0
+    assert torch.allclose(-tables.prior, tables.variance.log())
     assert (tables.decay.diff(dim=-1) < 0).all()
     # sigma^2 / (2 alpha) is far above eta^2 at these parameters, so that farther is less certain; and below it, more.
-    assert (tables.key.diff(dim=-1) > 0).all()
+    assert (tables.variance.diff(dim=-1) > 0).all()
     with torch.no_grad():
         made.noise[0, 0].fill_(-50.0)
-    assert (made._tables(gaps).key.diff(dim=-1) < 0).all()
+    assert (made._tables(gaps, made.noise).variance.diff(dim=-1) < 0).all()
 
 
 def test_the_variance_is_that_of_a_simulated_system() -> None:
@@ -127,7 +127,7 @@ def test_the_variance_is_that_of_a_simulated_system() -> None:
     V, n = eta2.clone(), 20_000
     for _ in range(n):
         V = V + (sigma2 - 2 * alpha * V) * (30 / n)
-    found = made._tables(torch.tensor([[[[30]]]])).key[0, :, 0, 0]
+    found = made._tables(torch.tensor([[[[30]]]]), made.noise).variance[0, :, 0, 0]
     assert torch.allclose(found, V + gamma2, rtol=1e-4)
 
 
@@ -182,18 +182,18 @@ def test_an_outlier_counts_less_in_the_robust_form() -> None:
 
 
 def captured(made: AdaptiveFilterAttention, x: Tensor) -> Tensor:
-    """The weights [B, H, N, N] before decay, through values that are one at one token each."""
-    N = x.shape[1]
-    q, k, _ = made._parts(Call(tokens=x, memory=x, causal=True))
-    call = Call(tokens=x, memory=x, causal=True)
-    tables = made._tables((torch.arange(N)[:, None] - torch.arange(N))[None, None].abs())
-    found = []
-    made.out = torch.nn.Identity()  # type: ignore[assignment]
-    for j in range(N):
-        v = torch.zeros_like(k)
-        v[:, :, j] = 1.0
-        found.append(made._filtered(q, k, v, tables, call).unflatten(-1, (4, 8))[..., 0] / tables.decay[0, :, :, j].T)
-    return torch.stack(found, -1).transpose(1, 2)
+    """The weights [B, H, N, N] before decay, of a causal call."""
+    return made.weights(Call(tokens=x, memory=x, causal=True))
+
+
+def test_weights_are_what_the_output_is_made_with() -> None:
+    made, x = layer(gain=False, turn_values=False), PLAIN.tokens()
+    identity(made, "out")
+    gaps = (torch.arange(12)[:, None] - torch.arange(12)).abs()
+    fades = torch.exp(made.eigenvalues.real[:, 0, None, None] * gaps)
+    v = made.v(x).unflatten(-1, (4, 8)).transpose(1, 2)
+    want = (captured(made, x) * fades) @ v
+    assert torch.allclose(made(x, causal=True), want.transpose(1, 2).flatten(2), atol=1e-10)
 
 
 def test_rows_of_decayed_weights_sum_to_no_more_than_one() -> None:

@@ -162,3 +162,16 @@ def test_it_adds_few_parameters():
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], said: str):
     with pytest.raises(ValueError, match=rf"MultiTokenAttention\.{said}"):
         regard.create("mta", dim=8, heads=4, **settings)
+
+
+def test_documents_shorter_than_the_kernel_are_kept_apart_with_padding_between() -> None:
+    layer, x = stirred(query_kernel=9, key_kernel=5, after=True), subjects("mta")[0].tokens(batch=1, length=7)
+    real = torch.tensor([[True, False, True, True, False, True, True, False, True, True]])
+    ids = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1, 2])
+    holed = torch.full((1, 10, 32), 9.0, dtype=torch.float64)
+    holed[real] = x[0]
+    alone = torch.cat([layer(x[:, first:last], causal=True) for first, last in ((0, 3), (3, 6), (6, 7))], 1)
+    torch.testing.assert_close(layer(holed, causal=True, padding=real, documents=ids)[real], alone[0])
+    joined = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
+    other = layer(holed, causal=True, padding=real, documents=joined)[real]
+    assert not torch.allclose(other, alone[0], atol=1e-3)

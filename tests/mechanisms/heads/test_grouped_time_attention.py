@@ -22,7 +22,9 @@ def _tokens(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("settings", [{"group": 3, "relative": True}, {"group": 5, "bias": False}])
 def test_odd_groups_keep_what_is_claimed(settings: dict[str, object]) -> None:
-    only = ["shape", "padding", "batch independence", "gradcheck", "bidirectional: both sides"]
+    only = ["shape", "padding", "batch independence", "gradcheck", "bidirectional: both sides", "packed documents"]
+    only += ["causal: no future", "causal: a beginning", "decode: step by step", "decode: after a prefill"]
+    only += ["decode: a state is a value", "decode: padded prompt"]
     assert regard.testing.check(GroupedAttention(32, 4, **settings), only=only)  # type: ignore[arg-type]
 
 
@@ -61,6 +63,45 @@ def test_the_tokens_of_a_group_share_their_weights() -> None:
 def test_scores_cost_less_by_the_group(group: int) -> None:
     layer, N, C = GroupedAttention(32, 4, group=group), 64, 32
     assert operations(lambda: layer(torch.randn(1, N, C))) == 8 * N * C * C + 4 * N * N * C // group
+
+
+@pytest.mark.parametrize(("group", "heads"), [(2, 4), (4, 4), (3, 4), (4, 2)])
+def test_a_causal_group_whose_heads_are_of_one_token_is_the_papers(group: int, heads: int) -> None:
+    """Where group divides heads, masking groups is causal already; elsewhere it is not, and the outputs differ."""
+    torch.manual_seed(0)
+    layer, x = GroupedAttention(32, heads, group=group).double(), _tokens(1, 12, 32)
+    width = group * 32 // heads
+    q, k, v = (m(x).view(1, 12 // group, heads, width).transpose(1, 2) for m in (layer.q, layer.k, layer.v))
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    masked = layer.out(out.transpose(1, 2).reshape(1, 12, 32))
+    assert torch.allclose(layer(x, causal=True), masked) == (heads % group == 0)
+    torch.testing.assert_close(layer(x, causal=True)[:, group - 1 :: group], masked[:, group - 1 :: group])
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_causal_scores_cost_no_more_where_heads_are_of_one_token(group: int) -> None:
+    layer, N, C = GroupedAttention(32, 4, group=group), 64, 32
+    assert operations(lambda: layer(torch.randn(1, N, C), causal=True)) <= 8 * N * C * C + 4 * N * N * C // group
+
+
+def test_a_state_of_an_unfinished_group_goes_on_over_its_border() -> None:
+    layer, x = _layer(group=3, relative=True), _tokens(2, 11, 32)
+    whole = layer(x, causal=True)
+    out, state = layer.prefill(x[:, :4])
+    assert state.inner.asked.shape == (2, 2, 32)
+    assert [list(part.shape) for part in state.inner.held.parts] == [[2, 1, 4, 32]] * 2
+    torch.testing.assert_close(out, whole[:, :4])
+    for first, last in ((4, 5), (5, 8), (8, 11)):
+        out, state = layer.step(state, x[:, first:last])
+        torch.testing.assert_close(out, whole[:, first:last])
+
+
+def test_the_first_group_of_a_causal_call_reads_its_own_values() -> None:
+    layer, x = _layer(group=3), _tokens(2, 12, 32)
+    values = layer.out(layer.v(x))
+    out = layer(x, causal=True)
+    torch.testing.assert_close(out[:, : layer.alone], values[:, : layer.alone])
+    assert not torch.isclose(out[:, layer.alone :], values[:, layer.alone :]).all(-1).any()
 
 
 def test_padding_between_real_tokens_is_absent() -> None:

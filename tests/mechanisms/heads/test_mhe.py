@@ -36,6 +36,24 @@ def test_added_key_embeddings_change_nothing_and_value_embeddings_are_a_bias():
     torch.testing.assert_close(layer(x), before + layer.merge.out.weight @ moved.flatten(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("variant", ["mul", "add"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_folded_into_one_key_and_one_value_it_does_the_same(variant, bias):
+    torch.manual_seed(0)
+    layer = create("mhe", dim=32, heads=4, variant=variant, bias=bias).double()
+    with torch.no_grad():
+        for parameter in layer.projection.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    plain = create("mqa", dim=32, heads=4, bias=True, merge="concat:bias=true").double()
+    ends = torch.randn(32, dtype=torch.float64) if bias else None
+    projection, merge = layer.projection.folded(layer.merge.out.weight, ends)
+    plain.projection.load_state_dict(projection)
+    plain.merge.load_state_dict(merge)
+    x = torch.randn(2, 7, 32, dtype=torch.float64)
+    want = layer(x, causal=True) if ends is None else layer(x, causal=True) + ends
+    torch.testing.assert_close(plain(x, causal=True), want, rtol=0, atol=1e-12)
+
+
 def test_heads_start_apart():
     projection = MultipleHeadEmbeddings(32, 4)
     for which in "qkv":

@@ -12,7 +12,7 @@ from regard.errors import ShapeError, Unsupported
 from regard.layers import Attention, create
 
 C, H, L = 24, 4, 16
-NAMES = ("optimised_attention", "efficient_attention", "super_attention")
+NAMES = ("optimised_attention", "efficient_slices", "super_attention")
 
 
 def layer(name: str, **settings: object) -> Attention:
@@ -33,10 +33,10 @@ def test_parameters():
     }
     assert count == {
         "optimised_attention": 3 * C * C,
-        "efficient_attention": 2 * C * C,
+        "efficient_slices": 2 * C * C,
         "super_attention": 2 * C * C + L * L,
     }
-    assert sum(p.numel() for p in layer("efficient_attention").parameters()) == 2 * C * C + C
+    assert sum(p.numel() for p in layer("efficient_slices").parameters()) == 2 * C * C + C
 
 
 def test_multiplications_of_the_projections():
@@ -50,7 +50,7 @@ def test_multiplications_of_the_projections():
     one = 2 * L * C * C
     assert work("mha") == 3 * one
     assert work("optimised_attention") == 2 * one
-    assert work("efficient_attention") == one
+    assert work("efficient_slices") == one
     made, x = layer("super_attention", length=L), tokens(L, 1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         made.projection(call(x))
@@ -86,7 +86,7 @@ def test_with_one_head_no_function_is_lost():
     plain, optimised, efficient = (
         layer("mha", heads=1),
         layer("optimised_attention", heads=1, bias=False),
-        layer("efficient_attention", heads=1, bias=False),
+        layer("efficient_slices", heads=1, bias=False),
     )
     q, k, v, out = (
         m.weight.detach() for m in (plain.projection.q, plain.projection.k, plain.projection.v, plain.merge.out)
@@ -112,10 +112,10 @@ def test_only_super_attention_knows_places():
 
 def test_decoding_keeps_the_raw_tokens_once():
     x = tokens(5)
-    for name in ("efficient_attention", "super_attention"):
+    for name in ("efficient_slices", "super_attention"):
         _, state = layer(name).prefill(x)
         torch.testing.assert_close(state.inner.kept.parts[0][:, 0], x, rtol=0, atol=0)
-    assert [list(p.shape) for p in layer("efficient_attention").prefill(x)[1].inner.kept.parts] == [[2, 1, 5, C]]
+    assert [list(p.shape) for p in layer("efficient_slices").prefill(x)[1].inner.kept.parts] == [[2, 1, 5, C]]
 
 
 @pytest.mark.parametrize("causal", [False, True])

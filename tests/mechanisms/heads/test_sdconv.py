@@ -7,6 +7,7 @@ import torch
 
 from regard.errors import ShapeError
 from regard.mechanisms.heads import SpanDynamicConvolution
+from regard.mechanisms.heads.sdconv import GroupedFeedForward
 
 
 def _layer(**settings: object) -> SpanDynamicConvolution:
@@ -103,3 +104,24 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], said:
 def test_a_width_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ShapeError, match="not a multiple of heads=5"):
         SpanDynamicConvolution(32, 5)
+    with pytest.raises(ShapeError, match="needs at least one token"):
+        SpanDynamicConvolution(32, 4)(torch.zeros(1, 0, 32))
+
+
+def test_documents_do_not_reach_each_other_through_a_wide_kernel() -> None:
+    layer, x = _layer(kernel=9, bias=True), _tokens(1, 7, 32)
+    ids, parts = torch.tensor([0, 0, 1, 2, 2, 2, 2]), (slice(0, 2), slice(2, 3), slice(3, 7))
+    for causal in (False, True):
+        alone = torch.cat([layer(x[:, part], causal=causal) for part in parts], 1)
+        torch.testing.assert_close(layer(x, causal=causal, documents=ids), alone)
+
+
+def test_grouped_maps_are_a_whole_map_with_zeros_between_groups() -> None:
+    torch.manual_seed(0)
+    made, x = GroupedFeedForward(8, 24, groups=4).double(), _tokens(2, 5, 8)
+    up, down = (torch.block_diag(*(linear.weight for linear in part)) for part in (made.up, made.down))
+    torch.testing.assert_close(made(x), torch.nn.functional.gelu(x @ up.T) @ down.T)
+    assert up.shape == (24, 8)
+    assert sum(linear.weight.numel() for linear in [*made.up, *made.down]) == 2 * 8 * 24 // 4
+    with pytest.raises(ValueError, match="groups must divide dim=8 and hidden=32; got 3"):
+        GroupedFeedForward(8, groups=3)

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from regard.errors import ShapeError
-from regard.mechanisms.positions import FoPE, PRoPE
+from regard.errors import RegardError, ShapeError
+from regard.layers import create
+from regard.mechanisms.positions import FoPE, PRoPE, RoPE
 
 H, D = 3, 16
 
@@ -87,6 +88,39 @@ def test_scores_know_the_distance_alone_only_without_noise():
     assert not torch.allclose(score(made(), 9, 4), score(made(), 29, 24), rtol=1e-3)
 
 
+def test_a_common_multiple_of_all_periods_changes_nothing():
+    # A base of 2 ^ (16 / 2) makes the steps 1, 1/2, 1/4, .., whose periods all divide 128 times 2 pi.
+    position, period = made(length=None, base=256.0, gain=0.6), 256 * math.pi
+    at = torch.tensor([[0.0, 3.0, 17.0]], dtype=torch.float64)
+    like = torch.zeros((), dtype=torch.float64)
+    for here, there in zip(position.tables(at, like), position.tables(at + period, like), strict=True):
+        assert torch.allclose(here, there)
+        assert not torch.allclose(here, position.tables(at + period / 2, like)[0], atol=1e-2)
+
+
+def test_scaling_slows_what_is_kept_and_keeps_what_was_kept():
+    for scaling in ("linear", "yarn"):
+        plain, slow = made(length=100), made(length=100, scaling=scaling, factor=4.0)
+        assert slow.kept == plain.kept == 3
+    slow = made(length=100, scaling="linear", factor=4.0)
+    for a, b in zip(tables(slow, 4, 40), tables(plain, 1, 10), strict=True):
+        assert torch.allclose(a, b)
+    x, at = torch.randn(2, H, 9, D, dtype=torch.float64), torch.arange(9)[None]
+    yarn = {"scaling": "yarn", "factor": 4.0}
+    want = RoPE(**yarn, original_length=100, attention_factor=1.0).turn(x, at)
+    found = made(length=100, gain=0.0, **yarn).turn(x, at)
+    kept = [0, 1, 2, 8, 9, 10]
+    assert torch.allclose(found[..., kept], want[..., kept])
+    assert not torch.allclose(found[..., kept], made(length=100, gain=0.0).turn(x, at)[..., kept], atol=1e-3)
+
+
+def test_no_other_position_goes_with_it_and_tables_must_have_its_shape():
+    with pytest.raises(RegardError, match="'fope' is the position already; leave position= out"):
+        create("fope", dim=16, heads=2, position="rope")
+    with pytest.raises(RuntimeError, match=r"shape torch.Size\(\[3, 3, 3\]\)"):
+        made(length=None).load_state_dict(made(length=100).state_dict())
+
+
 def test_coefficients_are_fixed_unless_learnable():
     assert not list(made().parameters())
     assert set(made().state_dict()) == {"cos", "sin"}
@@ -104,6 +138,9 @@ def test_coefficients_are_fixed_unless_learnable():
         ({"gain": -0.1}, "gain must be at least 0"),
         ({"zero_pad": "zero"}, "must be one of 'paper', 'code'"),
         ({"base": 1.0}, "greater than 1"),
+        ({"factor": 2.0}, "needs a scaling. Type scaling='linear'"),
+        ({"scaling": "yarn", "length": None}, "the length that the model was trained at. Type length=512"),
+        ({"scaling": "ntk"}, "one of 'none', 'linear', 'yarn'; got 'ntk'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, words):

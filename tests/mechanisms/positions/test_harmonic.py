@@ -69,11 +69,20 @@ def test_learned_weights_start_as_set_and_are_one_a_head():
         ({"learned": True, "a": 1.0}, "a between 0 and 1"),
         ({"learned": True, "mode": "bias"}, "goes with mode='factor'"),
         ({"base": 0.0}, "greater than 1"),
+        ({"slope": -1.0}, "slope must be at least 0; got -1.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         HarmonicPosition(2, **settings)
+
+
+@pytest.mark.parametrize("mode", ["factor", "bias", "linear"])
+def test_the_slope_scales_the_prior_of_every_head(mode):
+    far = [0, 1, 7]
+    assert torch.allclose(
+        prior(HarmonicPosition(3, mode=mode, slope=0.25), far), prior(HarmonicPosition(3, mode=mode), far) / 4
+    )
 
 
 def test_odd_heads_are_refused():

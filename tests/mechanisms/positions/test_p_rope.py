@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -54,18 +56,61 @@ def test_what_does_not_turn_scores_alike_at_every_distance():
 
 
 def test_one_fast_pair_attends_to_the_token_before_and_none_can_not():
-    N, width = 512, 16
+    N, width, last = 4096, 16, 64
+    long = 3e5  # 710 tokens are 113 turns but for 6e-5 of one: only long vectors tell them from none
     keys = torch.zeros(N, width, dtype=torch.float64)
-    keys[:, 0] = 2000.0  # the fastest pair's first feature; long, since 333 tokens are 53 turns but for half a degree
+    keys[:, 0] = long  # the fastest pair's first feature, for every token: all are the same
     query = torch.zeros_like(keys)
     back = torch.tensor(-1.0, dtype=torch.float64)  # the query points one step back
-    query[:, 0], query[:, width // 2] = 2000 * back.cos(), 2000 * back.sin()
+    query[:, 0], query[:, width // 2] = long * back.cos(), long * back.sin()
     at = torch.arange(N)[None]
     for p, found in ((0.25, True), (0.0, False)):
         rope = PRoPE(p=p)
         q, k = (rope.turn(x[None, None], at)[0, 0] for x in (query, keys))
-        scores = (q @ k.T).masked_fill(torch.ones(N, N).triu(1).bool(), -torch.inf) / 4
-        assert bool((scores.softmax(-1).diagonal(-1) > 0.99).all()) == found
+        scores = q[-last:] @ k.T / width**0.5
+        scores = scores.masked_fill(torch.ones(N, N).triu(1).bool()[-last:], -torch.inf)
+        before = scores.softmax(-1).diagonal(N - last - 1)
+        assert before.shape == (last,)
+        assert bool((before > 0.99).all()) == found
+        if not found:  # repeated tokens have the same score at every distance
+            assert torch.allclose(before, 1 / torch.arange(N - last + 1.0, N + 1, dtype=torch.float64))
+
+
+def test_a_key_may_score_highest_at_any_distance():
+    q = torch.randn(1, 1, 1, D, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    rope, zero = PRoPE(p=1.0), torch.zeros(1, 1, dtype=torch.long)
+    for best in (0, 3, 77, 1500):
+        k = rope.turn(q, torch.full((1, 1), best))  # such a key meets a query `best` tokens later
+        far = torch.arange(2000)[None]
+        scores = (rope.turn(q.expand(1, 1, 2000, D), far) * k).sum(-1)
+        assert int(scores.argmax()) == best
+        assert torch.allclose(scores.max(), q.square().sum())
+        assert torch.equal(rope.turn(q, zero), q)
+
+
+@pytest.mark.parametrize("base", [10000.0, 500000.0])
+def test_a_channel_of_meaning_changes_its_sign_far_away_only_where_its_pair_turns(base):
+    slow = torch.zeros(1, 1, 1, D, dtype=torch.float64)
+    slow[..., D // 2 - 1] = 1.0  # the slowest pair
+    half_a_turn = round(math.pi * base ** ((D - 2) / D))  # further off for a larger base
+    for far, p, want in ((half_a_turn, 1.0, -1.0), (half_a_turn, 0.75, 1.0), (half_a_turn // 2, 1.0, 0.0)):
+        score = (PRoPE(p=p, base=base).turn(slow, torch.tensor([[far]])) * slow).sum()
+        assert float(score) == pytest.approx(want, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"control": "reversed"}, {"control": "partial"}, {"interleaved": True}], ids=str
+)
+def test_scores_know_the_distance_alone_and_lengths_are_kept(settings):
+    rope = PRoPE(p=0.5, **settings)
+    q, k = torch.randn(2, 1, 2, 1, D, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+
+    def score(i: int, j: int) -> torch.Tensor:
+        return (rope.turn(q, torch.tensor([[i]])) * rope.turn(k, torch.tensor([[j]]))).sum(-1)
+
+    assert torch.allclose(score(9, 4), score(309, 304))
+    assert not torch.allclose(score(9, 4), score(9, 2), rtol=1e-3)
+    assert torch.allclose(rope.turn(q, torch.tensor([[123]])).norm(dim=-1), q.norm(dim=-1))
 
 
 def test_random_scores_do_not_decay():

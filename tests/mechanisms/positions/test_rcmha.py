@@ -38,10 +38,12 @@ def count(**settings: object) -> int:
 
 
 def test_parameters_are_counted():
-    assert count(kernel=None, relative=False) == 4 * 16 * 16
+    assert count(kernel=None, encoding="none") == 4 * 16 * 16
     assert count(kernel=None) == 5 * 16 * 16 + 2 * 16
     assert count(kernel=5) - count(kernel=None) == 3 * 16 * 5
     assert count(kernel=5, bias=True) - count(kernel=5) == 3 * 16
+    assert count(kernel=5, conv_before_proj=True) - count(kernel=None) == 16 * 5
+    assert count(kernel=None, encoding="absolute") == 4 * 16 * 16
 
 
 def test_stirred_weights_give_what_the_oracle_gives():
@@ -75,11 +77,11 @@ def test_the_convolution_starts_almost_as_if_it_were_not_there(same: bool):
 
 
 def test_a_kernel_of_both_sides_sees_one_token_ahead():
-    layer, x = stirred(same=True, relative=False), torch.randn(1, 6, 16, dtype=torch.float64)
+    layer, x = stirred(same=True, encoding="none"), torch.randn(1, 6, 16, dtype=torch.float64)
     with torch.no_grad():
         layer.get_parameter("taps").copy_(torch.tensor([0.0, 0.0, 1.0]))
     moved = torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], 1)  # each token's queries, keys and values one earlier
-    plain = stirred(kernel=None, relative=False)
+    plain = stirred(kernel=None, encoding="none")
     plain.load_state_dict({key: value for key, value in layer.state_dict().items() if key != "taps"})
     assert torch.allclose(layer(x), plain(moved))
 
@@ -104,6 +106,70 @@ def test_padding_between_tokens_is_not_there_for_the_convolution():
     assert torch.allclose(out, layer(x, causal=True)[:, 4:])
 
 
+def test_a_convolution_of_inputs_is_one_and_comes_before_the_maps():
+    layer, x = stirred(conv_before_proj=True, kernel=2), torch.randn(1, 6, 16, dtype=torch.float64)
+    plain = stirred(kernel=None)
+    plain.load_state_dict({key: value for key, value in layer.state_dict().items() if key != "taps"})
+    taps = layer.get_parameter("taps")
+    before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
+    assert torch.allclose(layer(x, causal=True), plain(before * taps[:, 0] + x * taps[:, 1], causal=True))
+
+
+SEGMENTED = [{}, {"conv_before_proj": True}, {"kernel": None}, {"encoding": "absolute"}]
+
+
+@pytest.mark.parametrize("settings", SEGMENTED, ids=str)
+def test_segments_with_a_long_memory_are_the_whole_without_its_gradient(settings):
+    x = torch.randn(2, 9, 16, dtype=torch.float64)
+    layer, whole = stirred(memory=9, **settings), stirred(**settings)
+    state, outs = layer.init_state(2), []
+    first, second = (part.clone().requires_grad_() for part in (x[:, :5], x[:, 5:]))
+    for segment in (first, second):
+        out, state = layer.step(state, segment)
+        outs.append(out)
+    assert torch.allclose(torch.cat(outs, 1), whole(x, causal=True))
+    to_first, to_second = torch.autograd.grad(outs[1].sum(), (first, second), allow_unused=True, retain_graph=True)
+    assert to_first is None
+    assert to_second.abs().min() > 0
+    # The maps learn of the memory all the same, as in Transformer-XL: keys of both segments come from them.
+    (known,) = torch.autograd.grad(outs[1].square().sum(), layer.get_parameter("k.weight"))
+    (want,) = torch.autograd.grad(whole(x, causal=True)[:, 5:].square().sum(), whole.get_parameter("k.weight"))
+    assert torch.allclose(known, want)
+
+
+def test_a_memory_is_as_long_as_it_is_said_to_be():
+    layer, x = stirred(memory=3, kernel=None), torch.randn(2, 10, 16, dtype=torch.float64)
+    state = layer.init_state(2)
+    for start in (0, 4, 8):
+        out, state = layer.step(state, x[:, start : start + 4])
+        seen = x[:, max(0, start - 3) : start + 4]
+        n = min(4, 10 - start)
+        assert torch.allclose(out, layer(seen, causal=True)[:, -n:])
+
+
+def test_a_memory_of_another_width_is_refused():
+    layer, other = create("rcmha", dim=8, heads=2, memory=4), create("rcmha", dim=16, heads=2, memory=4)
+    _, state = other.prefill(torch.randn(1, 3, 16))
+    with pytest.raises(ShapeError, match="do not continue what is held"):
+        layer.step(state, torch.randn(1, 2, 8))
+    with pytest.raises(ShapeError, match=r"takes tokens \[B, N, 8\]"):
+        layer.step(layer.init_state(1), torch.randn(1, 2, 16))
+
+
+def test_documents_keep_their_convolutions_apart():
+    documents = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])
+    for settings in ({"same": True}, {"kernel": 4, "bias": True}, {"conv_before_proj": True, "same": True}):
+        layer, x = stirred(**settings), torch.randn(2, 8, 16, dtype=torch.float64)
+        out = layer(x, documents=documents)
+        parts = [layer(x[:, documents == one]) for one in range(3)]
+        assert torch.allclose(out, torch.cat(parts, 1))
+        padding = torch.tensor([[True] * 8, [True, True, False, False, True, True, False, False]])
+        held = layer(x, documents=documents, padding=padding)[1]
+        for one in range(2):
+            real = (documents == one) & padding[1]
+            assert torch.allclose(held[real], layer(x[1:, real])[0])
+
+
 def test_a_kernel_of_both_sides_can_neither_be_causal_nor_decode():
     layer = create("rcmha", dim=8, heads=2, same=True)
     with pytest.raises(Unsupported, match="same=True is not causal: it would see later tokens"):
@@ -117,5 +183,9 @@ def test_settings_out_of_range_are_refused():
         RCMHA(8, 2, kernel=0)
     with pytest.raises(ValueError, match="at least 1 and odd with same=True.*got 4"):
         RCMHA(8, 2, kernel=4, same=True)
+    with pytest.raises(ValueError, match="memory must be at least 1, or None to keep every token; got 0"):
+        RCMHA(8, 2, memory=0)
+    with pytest.raises(ValueError, match="encoding must be one of 'relative', 'absolute', 'none'; got 'rope'"):
+        RCMHA(8, 2, encoding="rope")
     with pytest.raises(ShapeError, match="dim must be even; got 9. Type dim=12"):
         RCMHA(9, 3)

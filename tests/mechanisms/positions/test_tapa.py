@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from regard.errors import RegardError, ShapeError
 from regard.layers import create
 from regard.mechanisms import Call
 from regard.mechanisms.positions import TAPA
@@ -52,6 +53,43 @@ def test_the_linear_phase_is_the_sum_of_both_sides():
     phase = (q[..., i, 2:].sum(-1) + k[..., j, 2:].sum(-1)) / math.sqrt(6)
     content = (q[..., i, :2] * k[..., j, :2]).sum(-1) / math.sqrt(2)
     assert torch.allclose(found[..., i, j], content * torch.cos(2 * math.pi * 2**0.5 * phase))
+
+
+def test_a_phase_of_ones_own_takes_the_place_of_the_named_ones():
+    q, k = random(5)
+    at = torch.arange(5)[None]
+    for name, own in (
+        ("quadratic", lambda p, r: torch.einsum("bhnd,bhmd->bhnm", p, r) / 2),
+        ("linear", lambda p, r: (p.sum(-1)[..., :, None] + r.sum(-1)[..., None, :]) / 2),
+    ):
+        assert torch.allclose(scores(TAPA(phase=own), q, k, at, at), scores(TAPA(phase=name), q, k, at, at))
+    still = scores(TAPA(phase=lambda p, r: torch.zeros(*p.shape[:3], r.shape[2], dtype=p.dtype)), q, k, at, at)
+    assert torch.allclose(still, q[..., :4] @ k[..., :4].mT / 2)
+    with pytest.raises(ShapeError, match=r"must give phases \[1, 2, 5, 5\]; got \[1, 2, 5\]"):
+        scores(TAPA(phase=lambda p, r: p.sum(-1)), q, k, at, at)
+
+
+def test_a_phase_that_is_a_module_is_trained():
+    class Bilinear(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = torch.nn.Parameter(torch.randn(4, 4, dtype=torch.float64))
+
+        def forward(self, p: Tensor, r: Tensor) -> Tensor:
+            return p @ self.matrix @ r.mT
+
+    layer = create("tapa", dim=16, heads=2, phase=Bilinear()).double()
+    layer(torch.randn(1, 5, 16, dtype=torch.float64)).square().sum().backward()
+    slope = layer.get_parameter("position.phase.matrix").grad
+    assert slope is not None
+    assert slope.abs().min() > 0
+
+
+def test_no_other_position_goes_with_it():
+    with pytest.raises(RegardError, match="'tapa' is the position already; leave position= out"):
+        create("tapa", dim=16, heads=2, position="rope")
+    with pytest.raises(ShapeError, match=r"positions must be whole numbers \[5\]"):
+        create("tapa", dim=16, heads=2)(torch.randn(1, 5, 16), positions=torch.arange(4))
 
 
 def test_the_mean_cosine_falls_with_the_distance_as_predicted_and_the_spread_does_not():
