@@ -47,7 +47,7 @@ def main() -> None:
             figures.append(figure.plain())
         result = {
             "suite": suite,
-            "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+            "command": " ".join(["python -m benchmarks", *([suite] if only else sys.argv[1:])]),
             "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": machine(device),
             "versions": versions(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -59,7 +58,7 @@ def run(device: torch.device, quick: bool, only: Sequence[str] = ()) -> Iterator
     on = where["device"] if where["device"] != "cpu" else f"{where['processor']}, {where['threads']} threads"
     record = {
         "machine": on,
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": "python -m benchmarks layers",
         "setting": f"dim={DIM}, heads={HEADS}, float32, batch 1",
         "mechanisms": rows,
     }

@@ -28,6 +28,7 @@ class FirstAndNearest(Mixer):
         what="Every query reads the first tokens and the nearest.",
         formula="out_i = sum_j softmax_j(q_i k_j / sqrt(D)) v_j  over  j < first  or  i - near < j <= i",
         bidirectional=False,  # "before" has no meaning without an order: refused, and the refusal is checked
+        packing=False,  # `sinks` are the first tokens of a sequence, not of each document in it
         scores=True,
         cost=Cost(time=1, state=1),
         limits=(Limit("softmax", near=10**6),),

@@ -45,5 +45,6 @@ FAULTS = [
     Fault(f"{LINEAR}/systems.py", "L = torch.cat([L[:, :, :step], self._times(late, early)], 2)", "L = torch.cat([L[:, :, :step], early], 2)", "a scan that doubles forgets its later decays", _own("dsf", "own_recurrence")),
     Fault(f"{LINEAR}/systems.py", "gone = torch.eye(k.shape[-1], dtype=wide, device=k.device) - writes", "gone = torch.eye(k.shape[-1], dtype=wide, device=k.device) + writes", "the delta rule's system adds where it should replace", _own("dsf", "delta")),
     Fault(f"{LINEAR}/systems.py", ".flatten(-2) / math.sqrt(p)", ".flatten(-2) / p", "powers of the series weigh too little", _own("dsf", "series")),
-    Fault(f"{LINEAR}/systems.py", '                home["recur"] = recur', "                pass", "watching leaves its mark on a module", _own("dsf", "left_as_it_was")),
+    Fault("regard/ops/recurrence/watch.py", "WATCHERS.remove(watcher)", "pass", "watching a recurrence has no end", ("tests/ops/recurrence/test_watch.py",)),
+    Fault("regard/ops/recurrence/watch.py", "if watcher.thread == threading.get_ident():", "if True:", "what another thread computes is seen", ("tests/ops/recurrence/test_watch.py",)),
 ]  # fmt: skip

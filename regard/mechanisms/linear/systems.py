@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,11 +17,10 @@ from regard.mechanisms.layer import Layer
 from regard.mechanisms.mixer import Mixer
 from regard.mechanisms.walk import walk
 from regard.ops import recur
+from regard.ops.recurrence import Seen, watched
 from regard.ops.recurrence.normalise import log_weights
 from regard.ops.recurrence.problem import blank, fading
 from regard.ops.recurrence.sides import starts
-
-_WATCH = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +200,7 @@ def to_dsf(module: nn.Module, *given: Tensor, order: int | None = None) -> Syste
         q, k, v = seen[0][:3]
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         return softmax_attention(q, k, v, order, scale=getattr(plain, "scale", None))
-    with _watched(module) as calls:
+    with watched() as calls:
         work()
     if not calls:
         name = type(getattr(module, "mixer", module)).__name__
@@ -216,42 +212,21 @@ def _stands(kind: type) -> bool:
     return vars(sys.modules[kind.__module__]).get("recur") is recur
 
 
-@contextmanager
-def _watched(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, Tensor, dict[str, Any], Any]]]:
-    """The calls of the recurrence that the parts of a module make."""
-    calls: list[tuple[Tensor, Tensor, Tensor, dict[str, Any], Any]] = []
-
-    def told(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Any:
-        out = recur(q, k, v, **settings)
-        calls.append((q, k, v, settings, out))
-        return out
-
-    with _WATCH:
-        homes = [vars(sys.modules[type(part).__module__]) for part in module.modules() if _stands(type(part))]
-        for home in homes:
-            home["recur"] = told
-        try:
-            yield calls
-        finally:
-            for home in homes:
-                home["recur"] = recur
-
-
-def _system(calls: list[tuple[Tensor, Tensor, Tensor, dict[str, Any], Any]], name: str) -> System:
+def _system(calls: list[Seen], name: str) -> System:
     """One system from one recurrence, which may have been given its tokens in several spans."""
-    for (_, _, _, _, out), (_, _, _, settings, _) in pairwise(calls):
-        state = settings.get("state")
-        if state is None or not isinstance(out, tuple) or state.values is not out[1].values:
+    for one, following in pairwise(calls):
+        state = following.settings["state"]
+        if state is None or not isinstance(one.out, tuple) or state.values is not one.out[1].values:
             raise ValueError(f"{name} holds {len(calls)} recurrences. Give to_dsf a part that holds one.")
-    q, k, v = (torch.cat(parts, 2) for parts in zip(*(call[:3] for call in calls), strict=True))
-    first = calls[0][3]
+    q, k, v = (torch.cat(parts, 2) for parts in zip(*((call.q, call.k, call.v) for call in calls), strict=True))
+    first = calls[0].settings
     wide = torch.promote_types(v.dtype, torch.float32)
-    q, k, v = q.to(wide) * first.get("scale", 1.0), k.to(wide), v.to(wide)
-    fade = _joined([call[3].get("decay") for call in calls], k, 2)
-    real, ids = (_joined([call[3].get(key) for call in calls], None, 1) for key in ("real", "documents"))
-    beta = _joined([call[3].get("beta") for call in calls], None, 2)
+    q, k, v = q.to(wide) * first["scale"], k.to(wide), v.to(wide)
+    fade = _joined([call.settings["decay"] for call in calls], k, 2)
+    real, ids = (_joined([call.settings[key] for call in calls], None, 1) for key in ("real", "documents"))
+    beta = _joined([call.settings["beta"] for call in calls], None, 2)
     begins = None if ids is None else starts(ids, real)
-    if first.get("normalise") == "softmax":
+    if first["normalise"] == "softmax":
         made = log_weights(k, fade, real, begins, None, None, True)
         k, fade = made.keys, made.decay
     else:
@@ -260,15 +235,15 @@ def _system(calls: list[tuple[Tensor, Tensor, Tensor, dict[str, Any], Any]], nam
         fade = blank(fade, k, real, begins)
     stays = torch.ones_like(k) if fade is None else _each(fade, k).exp()
     writes = k
-    if beta is not None or first.get("write") == "delta":
+    if beta is not None or first["write"] == "delta":
         amount = (torch.ones_like(k[..., 0]) if beta is None else beta.to(wide))[..., None]
         writes = amount * k
-    if first.get("write") == "delta":
+    if first["write"] == "delta":
         gone = torch.eye(k.shape[-1], dtype=wide, device=k.device) - writes[..., :, None] * k[..., None, :]
         stays = gone * stays[..., None, :]
     more = q.shape[1] // k.shape[1]
     stays, writes, v = (x.repeat_interleave(more, 1) for x in (stays.expand(*k.shape[:2], *stays.shape[2:]), writes, v))
-    if first.get("normalise") == "sum":
+    if first["normalise"] == "sum":
         q = _over(q, System(stays, writes, q, torch.ones_like(v[..., :1])).run())
     return System(stays, writes, q, v)
 

@@ -65,7 +65,7 @@ class RecurrentMemoryAttention(Layer):
         packing=False,
         cost=Cost(time=1, state=0),
         limits=(Limit("rmat"), Limit("rmat", segment=4, chunk=2, slots=3)),
-        variants=({"segment": 6, "chunk": 3, "slots": 3, "bptt": 2, "bases": 4.0},),
+        variants=({"segment": 8, "chunk": 4, "slots": 3, "bptt": 2, "bases": 4.0},),
     )
 
     def __init__(

@@ -99,9 +99,7 @@ class SingleHeadedAttentionRNN(Layer):
     def advance(self, inner: Carried, call: Call) -> tuple[Tensor, Carried]:
         x, n = call.tokens, call.tokens.shape[1]
         if inner.hidden.shape[0] != x.shape[0]:
-            raise ShapeError(
-                f"This state has batch {inner.hidden.shape[0]}, and {x.shape[0]} rows came. Begin anew."
-            )
+            raise ShapeError(f"This state has batch {inner.hidden.shape[0]}, and {x.shape[0]} rows came. Begin anew.")
         before = tuple(part.transpose(0, 1).contiguous() for part in (inner.hidden, inner.cell))
         h, (hidden, cell) = self.lstm(self.norm_start(x), before)
         memory = inner.memory

@@ -7,3 +7,5 @@ from regard.ops.recurrence.front import recur as recur
 from regard.ops.recurrence.problem import Memory as Memory
 from regard.ops.recurrence.problem import Recurrence as Recurrence
 from regard.ops.recurrence.scan import scan as scan
+from regard.ops.recurrence.watch import Seen as Seen
+from regard.ops.recurrence.watch import watched as watched

@@ -13,6 +13,7 @@ from regard.ops.recurrence.normalise import Sums, log_weights, summed, weighed
 from regard.ops.recurrence.problem import Memory, Normalise, Recurrence, Write, blank, fading, shapes
 from regard.ops.recurrence.refuse import refuse
 from regard.ops.recurrence.sides import both_sides, ends, starts
+from regard.ops.recurrence.watch import WATCHERS, Seen, tell
 
 
 @overload
@@ -54,6 +55,34 @@ def recur(  # type: ignore[misc]
 
     Raises: ShapeError, ValueError for what does not fit together; EngineRefused where the engine asked for can't run.
     """
+    if WATCHERS:
+        settings = {
+            "decay": decay, "write": write, "beta": beta, "normalise": normalise, "state": state, "causal": causal,
+            "scale": scale, "real": real, "documents": documents,
+        }  # fmt: skip
+        out = _recur(q, k, v, **settings, chunk=chunk, keep=keep, engine=engine)
+        tell(Seen(q, k, v, settings, out))
+        return out
+    return _recur(q, k, v, decay, write, beta, normalise, state, causal, scale, real, documents, chunk, keep, engine)
+
+
+def _recur(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor | float | None,
+    write: Write,
+    beta: Tensor | None,
+    normalise: Normalise,
+    state: Memory | None,
+    causal: bool,
+    scale: float,
+    real: Tensor | None,
+    documents: Tensor | None,
+    chunk: int | None,
+    keep: bool,
+    engine: str | Recurring,
+) -> Tensor | tuple[Tensor, Memory]:
     shapes(q, k, v)
     refuse(k, v, write, beta, normalise, state, causal, decay is not None, real, documents, chunk)
     wide = torch.promote_types(v.dtype, torch.float32)

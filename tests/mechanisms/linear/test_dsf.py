@@ -230,13 +230,6 @@ def test_what_can_not_be_converted_is_named():
         to_dsf(create("latte", dim=16, heads=2), x, x, x)
 
 
-def test_the_module_is_left_as_it_was():
-    from regard.mechanisms.linear import latte
-
-    to_dsf(create("latte", dim=16, heads=2), torch.randn(1, 4, 16))
-    assert latte.recur is recur
-
-
 @pytest.mark.parametrize("normaliser", ["exp", "softplus", "sigmoid"])
 def test_the_normaliser_is_never_less_than_a_millionth(normaliser):
     mixer = NormalisedAttention(4, 2, normaliser=normaliser)
