@@ -96,3 +96,14 @@ def test_grouped_heads() -> None:
 def test_shapes_that_do_not_fit(q: Tensor, k: Tensor, v: Tensor) -> None:
     with pytest.raises(ShapeError, match="Probe"):
         mixer()(q, k, v, call())
+
+
+def test_a_document_starts_at_its_first_real_token() -> None:
+    """Padding before, inside and behind a document does not move where it starts."""
+    documents = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])
+    places = torch.tensor([[-1, 1, 2, -1, 4, -1, 6, -1]])
+    x = torch.zeros(1, 8, 4)
+    found = Call(tokens=x, memory=x, documents=documents, q_positions=places, k_positions=places).starts
+    assert found[0, [1, 2, 4, 6]].tolist() == [1, 1, 1, 6]
+    whole = Call(tokens=x, memory=x, documents=documents).starts
+    assert whole[0].tolist() == [0, 0, 0, 0, 0, 5, 5, 5]

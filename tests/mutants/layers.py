@@ -22,7 +22,7 @@ FAULTS = [
     Fault(L, "return None if bool(padding.all()) else padding", "return None", "a layer takes padding for tokens", LAYER),
     Fault(C, "return order if self.documents is None else order & documents(self.documents)", "return order", "packed documents see each other", (*SUITE[:2], "softmax and packed")),
     Fault(C, "            seen = seen & (self.documents[:, None, :, None] == self.documents[:, None, None, :])\n", "            pass\n", "packed documents see each other in a dense mask", (*SUITE[:2], "structural and packed")),
-    Fault(C, "first = real & ((ids != before) | (slots == 0))", "first = (ids != before) | (slots == 0)", "a document begins at the padding before it", (*SUITE[:2], "sinusoidal and packed")),
+    Fault(C, "first = real & ((ids != before) | (slots == 0))", "first = (ids != before) | (slots == 0)", "a document begins at the padding in it", ("tests/layers/test_slots.py",)),
     Fault(A, "return torch.where(at < 0, -1, at - call.starts)", "return at", "packed documents are counted on from each other", (*SUITE[:2], "sinusoidal and packed")),
     Fault(L, "if bool((ids[:, 1:] < ids[:, :-1]).any()):", "if False:", "documents that come twice are let through", LAYER),
     Fault("regard/mechanisms/slot.py", "if call.documents is not None and not spec.packing:", "if False:", "documents reach a part that can't keep them apart", ("tests/layers/test_slots.py",)),
