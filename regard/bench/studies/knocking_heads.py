@@ -51,7 +51,7 @@ def measure(steps: int, seeds: int, progress: Progress) -> list[Row]:
 
 def _rise(run: Mapping[str, Any]) -> float:
     losses = [point[1] for point in run["curve"]]
-    return max(0.0, *(after - before for before, after in pairwise(losses)))
+    return max([0.0, *(after - before for before, after in pairwise(losses))])
 
 
 def verdict(rows: Sequence[Row]) -> bool | None:
