@@ -128,9 +128,10 @@ def break_even(device: torch.device) -> Iterator[Figure]:
         if kind.__module__.split(".")[2] not in ("linear", "memory"):
             continue
         (found,) = in_processes(_lengths, name, device, processes=1)
-        even = next((int(N) for N, ratio in found.items() if ratio <= 1), math.inf)
+        even = next((int(N) for N, ratio in found.items() if ratio <= 1), None)
         told = ", ".join(f"{N}: {ratio:.2f}" for N, ratio in found.items())
-        yield Figure(f"{name}, faster than softmax from N", f"time / softmax's at N = {told}", even, "tokens")
+        what = "not faster than softmax up to N" if even is None else "faster than softmax from N"
+        yield Figure(f"{name}, {what}", f"time / softmax's at N = {told}", even or int(list(found)[-1]), "tokens")
 
 
 @torch.no_grad()
