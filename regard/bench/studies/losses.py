@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from regard.bench.studies.study import Progress, Row, Study, above, over_seeds, pick, trained
+from regard.bench.studies.study import Progress, Row, Study, above, at_most, over_seeds, pick, trained
 
 WHAT, PLAIN = "char_lm, loss", "softmax"
 LENGTH, STEPS, SEEDS = 128, 600, 3
@@ -31,16 +31,7 @@ def lower(own: str, other: str = PLAIN) -> Callable[[Sequence[Row]], bool | None
 
 def not_higher(own: str, other: str, margin: float) -> Callable[[Sequence[Row]], bool | None]:
     """A verdict: whether one loss is at most `margin` nats above the other, to the ends of both intervals."""
-
-    def verdict(rows: Sequence[Row]) -> bool | None:
-        a, b = pick(rows, own, WHAT), pick(rows, other, WHAT)
-        if a is None or b is None or a.low is None or a.high is None or b.low is None or b.high is None:
-            return None
-        if a.high <= b.low + margin:
-            return True
-        return False if a.low > b.high + margin else None
-
-    return verdict
+    return lambda rows: at_most(pick(rows, own, WHAT), pick(rows, other, WHAT), margin)
 
 
 _SETTING = f"2 layers of width 64, characters of a book, {LENGTH} tokens"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from regard.bench.studies.study import Progress, Row, Study, above, both, over_seeds, pick, trained
+from regard.bench.studies.study import Progress, Row, Study, above, at_most, both, over_seeds, pick, trained
 
 TEXT, RECALL, PLAIN = "char_lm, loss", "mqar, accuracy", "softmax"
 LENGTH, STEPS, SEEDS, MARGIN = 64, 300, 3, 0.06
@@ -30,16 +30,7 @@ def measured(text: Sequence[str] = (), recall: Sequence[str] = ()) -> Callable[[
 
 def close(own: str, other: str = PLAIN) -> Callable[[Sequence[Row]], bool | None]:
     """A verdict: whether one loss is at most the margin above the other, to the ends of both intervals."""
-
-    def verdict(rows: Sequence[Row]) -> bool | None:
-        a, b = pick(rows, own, TEXT), pick(rows, other, TEXT)
-        if a is None or b is None or a.low is None or a.high is None or b.low is None or b.high is None:
-            return None
-        if a.high <= b.low + MARGIN:
-            return True
-        return False if a.low > b.high + MARGIN else None
-
-    return verdict
+    return lambda rows: at_most(pick(rows, own, TEXT), pick(rows, other, TEXT), MARGIN)
 
 
 def more(own: str, other: str) -> Callable[[Sequence[Row]], bool | None]:

@@ -83,6 +83,15 @@ def above(a: Row | None, b: Row | None) -> bool | None:
     return False if a.high < b.low else None
 
 
+def at_most(a: Row | None, b: Row | None, margin: float) -> bool | None:
+    """Whether a is at most `margin` above b, to the ends of both intervals; None where they meet there or lack one."""
+    if a is None or b is None or a.low is None or a.high is None or b.low is None or b.high is None:
+        return None
+    if a.high <= b.low + margin:
+        return True
+    return False if a.low > b.high + margin else None
+
+
 def both(*verdicts: bool | None) -> bool | None:
     """True where all are, False where one is, else None."""
     if any(verdict is False for verdict in verdicts):

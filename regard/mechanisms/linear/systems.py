@@ -19,7 +19,7 @@ from regard.mechanisms.walk import walk
 from regard.ops import recur
 from regard.ops.recurrence import Seen, watched
 from regard.ops.recurrence.normalise import log_weights
-from regard.ops.recurrence.problem import blank, fading
+from regard.ops.recurrence.problem import blank, each_token, fading
 from regard.ops.recurrence.sides import starts
 
 
@@ -260,8 +260,7 @@ def _joined(parts: list[Any], k: Tensor | None, dim: int) -> Any:
 
 def _each(fade: Tensor, k: Tensor) -> Tensor:
     """Logarithms for every token and channel, [B|1, G, N, D]."""
-    if fade.dim() < 3:
-        fade = fade[None, :, None].expand(1, -1, k.shape[2], *fade.shape[1:])
+    fade = each_token(fade, k.shape[2])
     return (fade[..., None] if fade.dim() == 3 else fade).expand(-1, -1, -1, k.shape[-1])
 
 

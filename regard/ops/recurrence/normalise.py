@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regard.ops.recurrence.problem import NOTHING
+from regard.ops.recurrence.problem import NOTHING, each_token
 
 FORGET = -1e4  # a decay after which nothing is left in float64 either, but finite: infinities have no difference
 
@@ -66,7 +66,7 @@ def log_weights(
         logs = logs.masked_fill(~real[:, None, :, None], NOTHING)
     g = torch.zeros(1, 1, N, 1, dtype=torch.float64, device=k.device)
     if fade is not None:
-        each = fade.double() if fade.dim() > 2 else fade.double()[None, :, None].expand(1, -1, N, *fade.shape[1:])
+        each = each_token(fade.double(), N)
         g = each.clamp(min=FORGET) if each.dim() == 4 else each.clamp(min=FORGET)[..., None]
         if real is not None:
             g = torch.where(real[:, None, :, None], g, 0.0)

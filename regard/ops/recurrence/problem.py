@@ -60,8 +60,7 @@ class Recurrence:
         """The same with a decay for each token, [1, G, N] or [1, G, N, D], where there is one for all."""
         if self.decay is None or self.decay.dim() > 2:
             return self
-        each = self.decay[None, :, None].expand(1, -1, self.k.shape[2], *self.decay.shape[1:])
-        return replace(self, decay=each)
+        return replace(self, decay=each_token(self.decay, self.k.shape[2]))
 
 
 def shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -95,6 +94,11 @@ def fading(decay: Tensor | float, k: Tensor) -> Tensor:
     return found
 
 
+def each_token(fade: Tensor, N: int) -> Tensor:
+    """A decay as [B|1, G, N] or [B|1, G, N, D], where it may be one for all N tokens."""
+    return fade if fade.dim() > 2 else fade[None, :, None].expand(1, -1, N, *fade.shape[1:])
+
+
 def blank(fade: Tensor | None, k: Tensor, real: Tensor | None, starts: Tensor | None) -> Tensor | None:
     """The decay with none at padding, and with everything forgotten where `starts` [B|1, N] is True."""
     if real is None and starts is None:
@@ -102,7 +106,7 @@ def blank(fade: Tensor | None, k: Tensor, real: Tensor | None, starts: Tensor | 
     N = k.shape[2]
     each = torch.zeros(1, 1, N, dtype=torch.promote_types(k.dtype, torch.float32), device=k.device)
     if fade is not None:
-        each = fade if fade.dim() > 2 else fade[None, :, None].expand(1, -1, N, *fade.shape[1:])
+        each = each_token(fade, N)
     more = (..., None) if each.dim() == 4 else (...,)
     if real is not None:
         each = torch.where(real[:, None][more], each, 0.0)
