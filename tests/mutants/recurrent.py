@@ -16,7 +16,7 @@ def _suite(which: str) -> tuple[str, ...]:
 
 
 FAULTS = [
-    Fault(f"{LINEAR}/lightning_attention2.py", "-less * torch.tensor(self.rates", "-torch.tensor(self.rates", "slopes are the same in every layer", _own("lightning_attention", "hardly")),
+    Fault("regard/mechanisms/fading.py", "-less * torch.tensor(rates", "-torch.tensor(rates", "slopes are the same in every layer", _own("lightning_attention", "hardly")),
     Fault(f"{LINEAR}/lightning_attention2.py", "(x.repeat_interleave(H // G, 1) for x in (k, v))", "(x.repeat(1, H // G, 1, 1) for x in (k, v))", "groups that fade are dealt round in turn", _suite("lightning_attention2-grouped")),
     Fault(f"{LINEAR}/lightning_attention2.py", "            state=state,\n", "            state=None,\n", "fading attention forgets its state", _own("lightning_attention", "handed_over")),
     Fault(f"{LINEAR}/lightning_attention.py", "if self.lrpe and call.layer == 0:", "if self.lrpe:", "angles turn in every layer", _own("lightning_attention", "first_layer_alone")),

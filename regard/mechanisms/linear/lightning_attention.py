@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.core import Cost, Limit, Source, Spec
-from regard.edits import ALiBi
 from regard.mechanisms.call import Call
+from regard.mechanisms.fading import rates, staying
 from regard.mechanisms.layer import Layer
 from regard.mechanisms.projection import join, split, start
 from regard.mechanisms.slot import divide
@@ -81,13 +81,7 @@ class LightningAttention(Layer):
             self.at_least(layers=1)
         if not eps > 0:
             raise ValueError(f"LightningAttention.eps must be above 0; got {eps}. Type eps=1e-6.")
-        each = ALiBi(heads=heads).slopes.tolist() if slopes is None else slopes
-        self.rates: tuple[float, ...] = (float(each),) * heads if isinstance(each, (int, float)) else tuple(each)
-        if len(self.rates) != heads or min(self.rates) < 0:
-            raise ValueError(
-                f"LightningAttention.slopes must be one number of at least 0, or {heads} of them, one for each head; "
-                f"got {slopes}. Leave slopes= out for ALiBi's."
-            )
+        self.rates = rates("LightningAttention", slopes, heads)
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim, bias=False) for _ in range(4))
         self.gate_in, self.gate_out = nn.Linear(dim, self.gate, bias=False), nn.Linear(self.gate, dim, bias=False)
         start(self)
@@ -122,13 +116,7 @@ class LightningAttention(Layer):
 
     def decay(self, layer: int, like: Tensor) -> Tensor:
         """The logarithm of what stays from token to token, [heads], in the layer of this number."""
-        wide = torch.promote_types(like.dtype, torch.float32)
-        less = 1.0
-        if self.layers is not None:
-            if not 0 <= layer < self.layers:
-                raise ValueError(f"This is layer {layer}, and layers={self.layers} were named. Type another layers=.")
-            less = 1 - layer / max(self.layers - 1, 1) + 1e-5
-        return -less * torch.tensor(self.rates, dtype=wide, device=like.device)
+        return staying(self.rates, layer, self.layers, like)
 
     def _turned(self, x: Tensor, positions: Tensor) -> Tensor:
         """Twice the features: products of two then go with the cosine of the angle between their positions."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from regard.caches import Held
 from regard.core import Cost, Limit, Source, Spec
-from regard.edits import ALiBi
 from regard.errors import ShapeError
 from regard.mechanisms.call import Call
+from regard.mechanisms.fading import rates, staying
 from regard.mechanisms.mixer import Mixer
 from regard.ops import Memory, recur
 
@@ -69,13 +68,7 @@ class LightningAttention2(Mixer):
             self.at_least(layers=1)
         if block is not None and (block < 1 or block & (block - 1)):
             raise ValueError(f"LightningAttention2.block must be a power of two such as 64; got {block}.")
-        each = ALiBi(heads=heads).slopes.tolist() if slopes is None else slopes
-        self.rates: tuple[float, ...] = (float(each),) * heads if isinstance(each, (int, float)) else tuple(each)
-        if len(self.rates) != heads or min(self.rates) < 0:
-            raise ValueError(
-                f"LightningAttention2.slopes must be one number of at least 0, or {heads} of them, one for each head; "
-                f"got {slopes}. Leave slopes= out for ALiBi's."
-            )
+        self.rates = rates("LightningAttention2", slopes, heads)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
         return self.step(None, q, k, v, call)[0]
@@ -103,10 +96,4 @@ class LightningAttention2(Mixer):
 
     def decay(self, layer: int, like: Tensor) -> Tensor:
         """The logarithm of what stays from token to token, [H], in the layer of this number."""
-        wide = torch.promote_types(like.dtype, torch.float32)
-        less = 1.0
-        if self.layers is not None:
-            if not 0 <= layer < self.layers:
-                raise ValueError(f"This is layer {layer}, and layers={self.layers} were named. Type another layers=.")
-            less = 1 - layer / max(self.layers - 1, 1) + 1e-5
-        return -less * torch.tensor(self.rates, dtype=wide, device=like.device)
+        return staying(self.rates, layer, self.layers, like)
